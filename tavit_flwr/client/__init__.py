@@ -1,0 +1,1 @@
+"""The client's part: session loop, private store, federated evaluation."""

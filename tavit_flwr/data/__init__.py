@@ -1,0 +1,1 @@
+"""Images in: sources, who holds which images, and seeded batch streams."""

@@ -1,0 +1,1 @@
+"""Degradation operators ``degraded = N(A(clean))``, each with its own generator."""

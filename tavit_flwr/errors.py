@@ -1,0 +1,63 @@
+"""Errors that say what was expected, what came, where, and what to do next."""
+
+from __future__ import annotations
+
+
+class TavitError(Exception):
+    """Base of every error this project raises on purpose.
+
+    Parameters
+    ----------
+    expected : str
+        What the code needed.
+    received : str
+        What it got instead.
+    where : str, optional
+        Node, task, cycle, round or step, as far as they are known.
+    hint : str, optional
+        What the reader can do about it.
+    """
+
+    def __init__(self, expected: str, received: str, where: str = "", hint: str = "") -> None:
+        self.expected = expected
+        self.received = received
+        self.where = where
+        self.hint = hint
+        parts = [f"expected {expected}", f"received {received}"]
+        if where:
+            parts.append(f"at {where}")
+        if hint:
+            parts.append(hint)
+        super().__init__("; ".join(parts))
+
+    def __reduce__(self) -> tuple[type[TavitError], tuple[str, str, str, str]]:
+        """Rebuild from the four fields, so that the error survives process borders."""
+        return type(self), (self.expected, self.received, self.where, self.hint)
+
+
+class ConfigError(TavitError):
+    """The configuration names something unknown, or a value has the wrong type or range."""
+
+
+class DataError(TavitError):
+    """A folder, an image or a pair cannot be used."""
+
+
+class ModelError(TavitError):
+    """Parts do not fit together, or tensors do not fit a part."""
+
+
+class ProtocolError(TavitError):
+    """A frame is malformed, out of order, or not what this moment of the session allows."""
+
+
+class SessionError(TavitError):
+    """A session was refused, cut, or ran into a deadline."""
+
+
+class CheckpointError(TavitError):
+    """A checkpoint is missing, damaged, or belongs to another configuration."""
+
+
+class QuorumError(TavitError):
+    """Too few clients take part for the run to go on."""

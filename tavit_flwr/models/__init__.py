@@ -1,0 +1,1 @@
+"""Head, body and tail: presets, construction and initialisation."""

@@ -1,0 +1,1 @@
+"""Loss, PSNR and SSIM, and tiled restoration of whole images."""

@@ -1,0 +1,1 @@
+"""The server's part: body service, `TAViT` strategy, schedule, aggregation, checkpoints."""

@@ -1,0 +1,1 @@
+"""The cut in pure torch: client side, server side, phases, and the unsplit reference."""

@@ -1,0 +1,1 @@
+"""Bytes between client and server: frames, the gRPC stream, and the byte ledger."""
