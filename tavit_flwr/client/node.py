@@ -1,0 +1,139 @@
+"""Who this node is: its place in the experiment, its images, its folder for private state."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.app import UserConfig
+
+from tavit_flwr.client.store import default_state_dir
+from tavit_flwr.config import TaskConfig, TavitConfig
+from tavit_flwr.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Node:
+    """A client's identity and resources on this node.
+
+    Attributes
+    ----------
+    client : str
+        Stable across resumed runs: the partition in simulation, a random name kept in the state folder otherwise.
+    task : str
+        Name of the task; empty when the experiment has no place for this node.
+    shard, shards : int
+        Which share of the task's images is this client's.
+    folder : Path or None
+        The node's own images; None means the experiment's source.
+    state_dir : Path
+        For moments and pictures.
+    """
+
+    client: str
+    task: str
+    shard: int
+    shards: int
+    folder: Path | None
+    state_dir: Path
+
+
+def places(clients: list[str]) -> list[int]:
+    """Order in which partitions take the experiment's clients: every task once before any task twice.
+
+    With fewer nodes than clients, as many tasks as possible are then present.
+    """
+    seen: dict[str, int] = {}
+    rank: list[tuple[int, int]] = []
+    for index, task in enumerate(clients):
+        rank.append((seen.get(task, 0), index))
+        seen[task] = seen.get(task, 0) + 1
+    return [index for _, index in sorted(rank)]
+
+
+def identify(node_config: UserConfig, config: TavitConfig) -> Node:
+    """Read a node's identity from its node configuration.
+
+    Parameters
+    ----------
+    node_config : UserConfig
+        ``partition-id`` in simulation; ``task``, ``data-dir``, ``state-dir`` as a SuperNode's operator sets them.
+    config : TavitConfig
+        The experiment.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown task, or a node without partition and task.
+    DataError
+        For a data folder that does not exist.
+    """
+    state_dir = Path(str(node_config["state-dir"])) if "state-dir" in node_config else default_state_dir()
+    folder = Path(str(node_config["data-dir"])) if "data-dir" in node_config else None
+    if folder is not None and not folder.is_dir():
+        raise DataError("a folder of images", "no such folder", "node configuration 'data-dir'", "mount or correct it")
+    if "task" in node_config:
+        task = str(node_config["task"])
+        if task not in config.tasks:
+            raise ConfigError(f"a task among {sorted(config.tasks)}", repr(task), "node configuration 'task'")
+        if folder is None and config.data.source != "bundled":
+            raise ConfigError("a folder of this node's own", "none", "node configuration 'data-dir'")
+        return Node(_kept_name(state_dir), task, 0, 1, folder, state_dir)
+    if "partition-id" not in node_config:
+        raise ConfigError("'task' or 'partition-id'", f"{sorted(node_config)}", "node configuration")
+    partition = int(str(node_config["partition-id"]))
+    client = f"p{partition:04d}"
+    order = places(config.clients)
+    if partition >= len(order):
+        return Node(client, "", 0, 1, folder, state_dir)
+    index = order[partition]
+    task = config.clients[index]
+    same = [other for other, name in enumerate(config.clients) if name == task]
+    return Node(client, task, same.index(index), len(same), folder, state_dir)
+
+
+def task_of(node: Node, config: TavitConfig) -> TaskConfig:
+    """The node's task; `ConfigError` when it has none."""
+    if node.task not in config.tasks:
+        raise ConfigError("a node with a task in this experiment", "none", f"client {node.client}")
+    return config.tasks[node.task]
+
+
+def slots() -> int:
+    """How many clients can run at once where this one runs; 0 when nothing limits them.
+
+    In simulation every client runs in a Ray actor with a fixed share of the cluster; outside Ray each node is a
+    machine of its own.
+    """
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return 0
+    cluster = ray.cluster_resources()
+    assigned = ray.get_runtime_context().get_assigned_resources()
+    shares = [int(cluster.get(name, 0) // share) for name, share in assigned.items() if share and name in ("CPU", "GPU")]
+    return min(shares, default=0)
+
+
+def threads(configured: int) -> int:
+    """Threads for torch on this client: as configured, or Ray's share, or every core."""
+    if configured > 0:
+        return configured
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        return max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+    return os.cpu_count() or 1
+
+
+def _kept_name(state_dir: Path) -> str:
+    """A random name for this node, made once and kept in its state folder."""
+    path = state_dir / "client-name"
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not path.is_file():
+            path.write_text(f"n-{uuid.uuid4().hex[:12]}\n")
+        return path.read_text().strip()
+    except OSError as error:
+        raise ConfigError("a state folder that can be written", str(error), "node configuration 'state-dir'") from error

@@ -1,0 +1,169 @@
+"""The client's side of a session: many steps, one graph, one optimiser, one carrier."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tavit_flwr.errors import ModelError, ProtocolError
+from tavit_flwr.payloads import (
+    Features,
+    GradFeatures,
+    GradFeaturesAndSmashed,
+    GradSmashed,
+    Payload,
+    Smashed,
+)
+from tavit_flwr.split.client_side import HeadPass, TailPass, head_backward, head_forward, tail_forward_backward
+from tavit_flwr.split.phases import Phase, set_moving
+from tavit_flwr.wire.carrier import Carrier
+
+P = TypeVar("P", bound=Payload)
+
+#: ``step -> (degraded, clean)``, both [B, C, P, P] in [-1, 1].
+Batches = Callable[[int], tuple[Tensor, Tensor]]
+
+
+@dataclass
+class SessionOutcome:
+    """What a session leaves behind, besides the moved weights.
+
+    Attributes
+    ----------
+    losses : list of float
+        One per step.
+    examples : int
+        Crops seen.
+    wall_s : float
+        The whole session.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    examples: int = 0
+    wall_s: float = 0.0
+
+
+class ClientSession:
+    """One client's parts and batches in one phase.
+
+    Parameters
+    ----------
+    head, tail : nn.Module
+        The client's parts; they move in place.
+    optimiser : Optimizer or None
+        Over head and tail; needed where they move.
+    batches : callable
+        See `Batches`.
+    phase : Phase
+        Which parts move.
+    where : str
+        Client, task, cycle and round, for error messages.
+    """
+
+    def __init__(
+        self, head: nn.Module, tail: nn.Module, optimiser: Optimizer | None, batches: Batches, phase: Phase, where: str
+    ) -> None:
+        if phase.client_moves and optimiser is None:
+            raise ModelError("an optimiser for head and tail", "none", where)
+        self._head = head
+        self._tail = tail
+        self._optimiser = optimiser
+        self._batches = batches
+        self._phase = phase
+        self._where = where
+
+    def run(self, carrier: Carrier, steps: int) -> SessionOutcome:
+        """Do the session's steps and wait until the server has everything.
+
+        Raises
+        ------
+        ModelError
+            When a loss is not finite; nothing of that step is sent.
+        SessionError, ProtocolError
+            From the carrier.
+        """
+        set_moving(self._head, self._phase.client_moves)
+        set_moving(self._tail, self._phase.client_moves)
+        started = time.monotonic()
+        outcome = SessionOutcome()
+        if self._phase.client_moves:
+            self._run_moving(carrier, steps, outcome)
+        else:
+            self._run_frozen(carrier, steps, outcome)
+        carrier.finish(steps)
+        outcome.wall_s = time.monotonic() - started
+        return outcome
+
+    def _run_moving(self, carrier: Carrier, steps: int, outcome: SessionOutcome) -> None:
+        """Head and tail move: two round trips a step, because the next features need the moved head."""
+        batch = self._batches(0)
+        for step in range(steps):
+            degraded, clean = batch
+            self._zero_grad()
+            head_pass = head_forward(self._head, degraded, moves=True)
+            carrier.send(Smashed(step, head_pass.sent))
+            if step + 1 < steps:
+                batch = self._batches(step + 1)  # while the body runs
+            tail_pass = self._tail_step(_features(carrier, step), head_pass, degraded, clean, step, outcome)
+            carrier.send(GradFeatures(step, tail_pass.grad_features))
+            answer = carrier.receive(GradSmashed, step)
+            head_backward(head_pass, _expect(answer, GradSmashed).grad_smashed, tail_pass.grad_local)
+            if self._optimiser is not None:
+                self._optimiser.step()
+
+    def _run_frozen(self, carrier: Carrier, steps: int, outcome: SessionOutcome) -> None:
+        """Head and tail are frozen: one round trip a step, and the next head pass runs while the body does."""
+        degraded, clean = self._batches(0)
+        head_pass = head_forward(self._head, degraded, moves=False)
+        carrier.send(Smashed(0, head_pass.sent))
+        for step in range(steps):
+            following: tuple[Tensor, Tensor, HeadPass] | None = None
+            if step + 1 < steps:
+                next_degraded, next_clean = self._batches(step + 1)
+                following = next_degraded, next_clean, head_forward(self._head, next_degraded, moves=False)
+            tail_pass = self._tail_step(_features(carrier, step), head_pass, degraded, clean, step, outcome)
+            if following is None:
+                carrier.send(GradFeatures(step, tail_pass.grad_features))
+            else:
+                degraded, clean, head_pass = following
+                carrier.send(GradFeaturesAndSmashed(step, tail_pass.grad_features, head_pass.sent))
+
+    def _tail_step(
+        self,
+        features: Tensor,
+        head_pass: HeadPass,
+        degraded: Tensor,
+        clean: Tensor,
+        step: int,
+        outcome: SessionOutcome,
+    ) -> TailPass:
+        tail_pass = tail_forward_backward(self._tail, features, head_pass, degraded, clean)
+        loss = float(tail_pass.loss)
+        if not math.isfinite(loss) or not bool(torch.isfinite(tail_pass.grad_features).all()):
+            raise ModelError(
+                "a finite loss and gradient", f"loss {loss}", f"{self._where}, step {step}", "lower the learning rate"
+            )
+        outcome.losses.append(loss)
+        outcome.examples += len(degraded)
+        return tail_pass
+
+    def _zero_grad(self) -> None:
+        if self._optimiser is not None:
+            self._optimiser.zero_grad(set_to_none=True)
+
+
+def _features(carrier: Carrier, step: int) -> Tensor:
+    return _expect(carrier.receive(Features, step), Features).features
+
+
+def _expect(payload: Payload, kind: type[P]) -> P:
+    if not isinstance(payload, kind):
+        raise ProtocolError(kind.__name__, type(payload).__name__)
+    return payload

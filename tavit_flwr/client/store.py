@@ -1,0 +1,80 @@
+"""The client's private store: optimiser moments on the node's own disk, one file a version."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tavit_flwr.errors import CheckpointError
+from tavit_flwr.files import write_tensors
+
+_KEEP = 2
+
+
+class PrivateStore:
+    """Moments of one client in one run.
+
+    A version is the number of the round that made it. The version before is kept, because the server may be stopped
+    after this client saved and before it wrote its own checkpoint; it then asks for the one before.
+
+    Parameters
+    ----------
+    root : Path
+        The node's state folder.
+    run_key, client : str
+        Name the run and the client. Both come over the network, so they are hashed, never used as paths.
+    """
+
+    def __init__(self, root: Path, run_key: str, client: str) -> None:
+        self.folder = root / _hashed(run_key) / _hashed(client)
+
+    def path(self, version: int) -> Path:
+        """File of one version."""
+        return self.folder / f"moments-{version:06d}.safetensors"
+
+    def save(self, version: int, moments: dict[str, Tensor]) -> Path:
+        """Write a version beside and rename it; forget all but the last two.
+
+        Raises
+        ------
+        CheckpointError
+            When the disk is full or the folder cannot be written; earlier versions stay.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_tensors(self.path(version), moments)
+            for old in sorted(self.folder.glob("moments-*.safetensors"))[:-_KEEP]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                "room for this client's moments", str(error), f"{self.folder}", "free space or set the node's state-dir"
+            ) from error
+        return self.path(version)
+
+    def load(self, version: int) -> dict[str, Tensor] | None:
+        """Read a version; None where there is none, so that the caller can say that it starts afresh."""
+        path = self.path(version)
+        if version <= 0 or not path.is_file():
+            return None
+        try:
+            tensors: dict[str, Tensor] = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError("readable moments", str(error), str(path), "delete the file to start afresh") from error
+        return tensors
+
+
+def _hashed(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+def default_state_dir() -> Path:
+    """``$TAVIT_STATE_DIR``, or ``tavit`` in the user's state folder."""
+    configured = os.environ.get("TAVIT_STATE_DIR")
+    if configured:
+        return Path(configured).expanduser().absolute()
+    return Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state")) / "tavit"

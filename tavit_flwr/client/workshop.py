@@ -1,0 +1,93 @@
+"""What every order needs: this client's parts, its images, its stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from flwr.app import ArrayRecord
+
+from tavit_flwr.client.node import Node, task_of, threads
+from tavit_flwr.config import TavitConfig
+from tavit_flwr.data import ClientData, load_client_data
+from tavit_flwr.degrade import Degrade, degradation
+from tavit_flwr.models import Head, Preset, Tail, build_head, build_tail, preset
+from tavit_flwr.wire.frames import Limits
+from tavit_flwr.wire.records import Order, arrays_to_parts
+from tavit_flwr.wire.stream_client import StreamClient
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A client's images and architecture for one experiment.
+
+    Attributes
+    ----------
+    node : Node
+        Who.
+    config : TavitConfig
+        The experiment.
+    architecture : Preset
+        Of head and tail.
+    data : ClientData
+        Training and held-out images.
+    degrade : Degrade or None
+        Makes the degraded image; None where the images are pairs.
+    """
+
+    node: Node
+    config: TavitConfig
+    architecture: Preset
+    data: ClientData
+    degrade: Degrade | None
+
+    @classmethod
+    def open(cls, node: Node, config: TavitConfig) -> Workshop:
+        """Check the node's task, images and architecture; errors are the user's to read."""
+        torch.set_num_threads(threads(config.compute.client_threads))
+        task, data = task_of(node, config), config.data
+        paired = data.source == "paired"
+        images = load_client_data(
+            source="paired" if paired else ("folder" if node.folder is not None else data.source),
+            folder=node.folder or data.folder,
+            evaluation_folder=data.evaluation_folder,
+            held_out=data.held_out,
+            halve_jpeg=data.halve_jpeg,
+            crop=data.crop,
+            seed=config.seed,
+            task=node.task,
+            shard=node.shard,
+            num_shards=node.shards,
+        )
+        degrade = None if paired else degradation(task.degradation, task.options)
+        architecture = preset(config.model.preset, **config.model.overrides)
+        return cls(node, config, architecture, images, degrade)
+
+    def parts(self, arrays: ArrayRecord) -> tuple[Head, Tail]:
+        """Build this client's head and tail and fill them."""
+        head = build_head(self.architecture, self.config.model.time_step)
+        tail = build_tail(self.architecture)
+        head_state, tail_state = arrays_to_parts(arrays)
+        head.load_state_dict(head_state)
+        tail.load_state_dict(tail_state)
+        return head, tail
+
+    def stream(self, order: Order) -> StreamClient:
+        """Connect to the order's session."""
+        wire = self.config.wire
+        return StreamClient(
+            order.address,
+            order.token,
+            order.certificate_pem,
+            order.phase,
+            Limits(max_frame_bytes=int(wire.max_frame_mib * 2**20)),
+            first_timeout_s=wire.join_timeout_s + wire.step_timeout_s,
+            step_timeout_s=wire.step_timeout_s,
+            session_timeout_s=wire.session_timeout_s,
+        )
+
+    def where(self, order: Order) -> str:
+        """Client, task, cycle, phase and round, for error messages."""
+        return (
+            f"client {self.node.client}, task {self.node.task}, cycle {order.cycle}, {order.phase}, round {order.round}"
+        )

@@ -1,0 +1,94 @@
+"""The Flower ClientApp: the same in simulation and on a SuperNode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from tavit_flwr.client.evaluation import evaluate
+from tavit_flwr.client.node import identify, slots
+from tavit_flwr.client.training import train
+from tavit_flwr.client.workshop import Workshop
+from tavit_flwr.config import from_json
+from tavit_flwr.errors import ProtocolError, TavitError
+from tavit_flwr.payloads import EVALUATE_METRICS, TRAIN_METRICS
+from tavit_flwr.wire.records import ARRAYS, CONFIG, METRICS, Enrolment, Order, metrics_record
+
+app = ClientApp()
+
+#: Of replies that carry an error which this app raised on purpose; Flower's own codes are below 1000.
+ERROR_CODE = 1001
+
+Handler = Callable[[Message, Context], Message]
+
+
+def _told(handler: Handler) -> Handler:
+    """Turn this project's errors into error replies that say what happened, without a traceback."""
+
+    @wraps(handler)
+    def handle(message: Message, context: Context) -> Message:
+        try:
+            return handler(message, context)
+        except TavitError as error:
+            return Message(error=Error(ERROR_CODE, f"{type(error).__name__}: {error}"), reply_to=message)
+
+    return handle
+
+
+@app.query()
+@_told
+def on_query(message: Message, context: Context) -> Message:
+    """Enrol: say who this node is, or why it cannot take part."""
+    config = from_json(str(message.content.config_records[CONFIG]["config"]))
+    name = str(context.node_config.get("partition-id", "")) or "this node"
+    try:
+        node = identify(context.node_config, config)
+        enrolment = Enrolment(client=node.client, slots=slots())
+        if node.task:
+            workshop = Workshop.open(node, config)
+            enrolment = Enrolment(
+                client=node.client,
+                task=node.task,
+                body=config.tasks[node.task].body,
+                train_images=len(workshop.data.train),
+                held_out_images=len(workshop.data.held_out),
+                slots=slots(),
+            )
+    except TavitError as error:
+        enrolment = Enrolment(client=name, error=f"{type(error).__name__}: {error}")
+    return Message(content=RecordDict({CONFIG: enrolment.to_record()}), reply_to=message)
+
+
+@app.train()
+@_told
+def on_train(message: Message, context: Context) -> Message:
+    """Run one session of many steps."""
+    order, workshop = _order(message, context)
+    arrays, metrics, moments = train(workshop, order, message.content.array_records[ARRAYS])
+    if moments is not None:
+        context.state["tavit"] = ConfigRecord({"moments": str(moments), "version": order.next_version})
+    content = RecordDict({METRICS: metrics_record(metrics, TRAIN_METRICS)})
+    if arrays is not None:
+        content[ARRAYS] = arrays
+    return Message(content=content, reply_to=message)
+
+
+@app.evaluate()
+@_told
+def on_evaluate(message: Message, context: Context) -> Message:
+    """Restore and score held-out images."""
+    order, workshop = _order(message, context)
+    metrics = evaluate(workshop, order, message.content.array_records[ARRAYS])
+    return Message(content=RecordDict({METRICS: metrics_record(metrics, EVALUATE_METRICS)}), reply_to=message)
+
+
+def _order(message: Message, context: Context) -> tuple[Order, Workshop]:
+    records = message.content.config_records
+    if CONFIG not in records or ARRAYS not in message.content.array_records:
+        raise ProtocolError(f"records '{CONFIG}' and '{ARRAYS}' in the message", str(sorted(message.content)))
+    order = Order.from_record(records[CONFIG])
+    config = from_json(order.config)
+    return order, Workshop.open(identify(context.node_config, config), config)

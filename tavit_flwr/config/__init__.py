@@ -1,0 +1,41 @@
+"""Typed configuration: the dataclasses, and one `compose` for the ServerApp, the simulations and the command line.
+
+This is the only room that imports Hydra. Values come from the YAML groups under ``conf/``; an unknown key, a wrong
+type or a value out of range is a `ConfigError` that names the nearest valid key.
+"""
+
+from tavit_flwr.config.compose import compose, conf_dir, from_json, to_dict, to_json
+from tavit_flwr.config.schema import (
+    ComputeConfig,
+    DataConfig,
+    EvaluationConfig,
+    FederationConfig,
+    ModelConfig,
+    OptimiserConfig,
+    OptimisersConfig,
+    PhaseConfig,
+    ScheduleConfig,
+    TaskConfig,
+    TavitConfig,
+    WireConfig,
+)
+
+__all__ = [
+    "ComputeConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "FederationConfig",
+    "ModelConfig",
+    "OptimiserConfig",
+    "OptimisersConfig",
+    "PhaseConfig",
+    "ScheduleConfig",
+    "TaskConfig",
+    "TavitConfig",
+    "WireConfig",
+    "compose",
+    "conf_dir",
+    "from_json",
+    "to_dict",
+    "to_json",
+]

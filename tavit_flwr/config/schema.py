@@ -1,0 +1,139 @@
+"""Dataclasses of the configuration: names, types and defaults of every key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class TaskConfig:
+    """One restoration task: which degradation makes its pairs and which body it subscribes to."""
+
+    degradation: str = "noise"
+    options: dict[str, Any] = field(default_factory=dict)
+    body: str = "natural"
+
+
+@dataclass
+class DataConfig:
+    """Where images come from and how batches are cut from them."""
+
+    source: str = "bundled"  # bundled | folder | paired
+    folder: str | None = None
+    evaluation_folder: str | None = None
+    held_out: int = 2
+    halve_jpeg: bool = True
+    crop: int = 64
+    batch_size: int = 8
+
+
+@dataclass
+class ModelConfig:
+    """A preset's name and named departures from it."""
+
+    preset: str = "small"
+    time_step: int = 0
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class PhaseConfig:
+    """One phase of a cycle: its kind, how many Flower rounds it lasts, and steps a round."""
+
+    kind: str = "task-specific"  # task-specific | task-agnostic | joint
+    rounds: int = 1
+    steps: int = 10
+
+
+@dataclass
+class ScheduleConfig:
+    """Cycles of phases (the paper: task-specific, then task-agnostic, three times)."""
+
+    cycles: int = 3
+    phases: list[PhaseConfig] = field(default_factory=list)
+    evaluate_first: bool = True
+
+
+@dataclass
+class OptimiserConfig:
+    """One optimiser: ``adam`` or ``sgd``."""
+
+    name: str = "adam"
+    lr: float = 3e-5
+    beta1: float = 0.5
+    beta2: float = 0.999
+
+
+@dataclass
+class OptimisersConfig:
+    """The clients' optimiser (head and tail together) and the server's (each body)."""
+
+    client: OptimiserConfig = field(default_factory=OptimiserConfig)
+    server: OptimiserConfig = field(default_factory=OptimiserConfig)
+
+
+@dataclass
+class WireConfig:
+    """The body service: where it listens, what it advertises, limits and deadlines."""
+
+    listen: str = "127.0.0.1:0"
+    advertise: str | None = None
+    insecure: bool = False
+    max_frame_mib: float = 256.0
+    max_sessions: int = 256
+    join_timeout_s: float = 120.0
+    step_timeout_s: float = 60.0
+    session_timeout_s: float = 3600.0
+
+
+@dataclass
+class FederationConfig:
+    """Who takes part: deadlines, quorum, cohort size, and how heads and tails are averaged."""
+
+    average: str = "uniform"  # uniform | examples
+    enrol_timeout_s: float = 120.0
+    min_nodes: int = 1
+    wait_for_nodes_s: float = 60.0
+    round_timeout_s: float = 1800.0
+    quorum: float = 0.5
+    fraction: float = 1.0
+    cohort: str = "auto"  # auto: as many as can run at once | all: fail if they cannot
+
+
+@dataclass
+class EvaluationConfig:
+    """Tiled restoration of whole held-out images."""
+
+    stride: int = 16
+    batch_size: int = 32
+    pictures: bool = True
+
+
+@dataclass
+class ComputeConfig:
+    """Threads of torch in each process; 0 lets the code choose."""
+
+    client_threads: int = 0
+    server_threads: int = 0
+
+
+@dataclass
+class TavitConfig:
+    """The whole experiment."""
+
+    name: str = "demo"
+    seed: int = 0
+    output_dir: str = ""
+    resume: bool = False
+    keep_checkpoints: int = 3
+    clients: list[str] = field(default_factory=list)
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    optimiser: OptimisersConfig = field(default_factory=OptimisersConfig)
+    wire: WireConfig = field(default_factory=WireConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)

@@ -1,0 +1,86 @@
+"""Check what types cannot: choices, ranges, and keys that only make sense together."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+from omegaconf import OmegaConf
+
+from tavit_flwr.config.schema import TavitConfig
+from tavit_flwr.errors import ConfigError
+
+_CHOICES = {
+    "data.source": ("bundled", "folder", "paired"),
+    "federation.average": ("uniform", "examples"),
+    "federation.cohort": ("auto", "all"),
+    "optimiser.client.name": ("adam", "sgd"),
+    "optimiser.server.name": ("adam", "sgd"),
+}
+_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,31}$")
+_PHASE_KINDS = ("task-specific", "task-agnostic", "joint")
+
+
+def validate(config: TavitConfig) -> None:
+    """Check what types cannot: choices, ranges, and keys that only make sense together.
+
+    Raises
+    ------
+    ConfigError
+        At the first value that cannot work.
+    """
+    node = OmegaConf.structured(config)
+    for key, choices in _CHOICES.items():
+        value = OmegaConf.select(node, key)
+        if value not in choices:
+            close = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.3)
+            raise ConfigError(
+                f"one of {list(choices)}", repr(value), f"configuration key '{key}'",
+                f"did you mean '{close[0]}'?" if close else "",
+            )  # fmt: skip
+    positive: dict[str, float] = {
+        "schedule.cycles": config.schedule.cycles,
+        "data.crop": config.data.crop,
+        "data.batch_size": config.data.batch_size,
+        "evaluation.stride": config.evaluation.stride,
+        "evaluation.batch_size": config.evaluation.batch_size,
+        "optimiser.client.lr": config.optimiser.client.lr,
+        "optimiser.server.lr": config.optimiser.server.lr,
+        "wire.max_frame_mib": config.wire.max_frame_mib,
+        "wire.max_sessions": config.wire.max_sessions,
+        "wire.join_timeout_s": config.wire.join_timeout_s,
+        "wire.step_timeout_s": config.wire.step_timeout_s,
+        "wire.session_timeout_s": config.wire.session_timeout_s,
+        "federation.round_timeout_s": config.federation.round_timeout_s,
+        "federation.enrol_timeout_s": config.federation.enrol_timeout_s,
+        "federation.min_nodes": config.federation.min_nodes,
+        "keep_checkpoints": config.keep_checkpoints,
+    }
+    for index, phase in enumerate(config.schedule.phases):
+        where = f"schedule.phases[{index}]"
+        if phase.kind not in _PHASE_KINDS:
+            close = difflib.get_close_matches(phase.kind, _PHASE_KINDS, n=1, cutoff=0.3)
+            raise ConfigError(
+                f"one of {list(_PHASE_KINDS)}", repr(phase.kind), f"configuration key '{where}.kind'",
+                f"did you mean '{close[0]}'?" if close else "",
+            )  # fmt: skip
+        positive[f"{where}.rounds"] = phase.rounds
+        positive[f"{where}.steps"] = phase.steps
+    for key, value in positive.items():
+        if value <= 0:
+            raise ConfigError("a number above zero", repr(value), f"configuration key '{key}'")
+    for key, value in {"federation.quorum": config.federation.quorum, "federation.fraction": config.federation.fraction}.items():
+        if not 0 < value <= 1:
+            raise ConfigError("a fraction in (0, 1]", repr(value), f"configuration key '{key}'")
+    for name in (*config.tasks, *(task.body for task in config.tasks.values())):
+        if not _NAME.match(name):
+            raise ConfigError("names of tasks and bodies in [a-z0-9_-], at most 32 long", repr(name), "group 'task'")
+    if not config.schedule.phases:
+        raise ConfigError("at least one phase", "none", "configuration key 'schedule.phases'")
+    if not config.clients:
+        raise ConfigError("at least one client", "none", "configuration key 'clients'", "name a task per client")
+    if config.data.source != "bundled" and not config.data.folder:
+        raise ConfigError(
+            "a folder of images", "none", "configuration key 'data.folder'",
+            f"data.source={config.data.source} needs data.folder=/absolute/path",
+        )  # fmt: skip

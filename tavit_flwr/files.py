@@ -1,0 +1,43 @@
+"""Files that are whole or absent: written beside, flushed to disk, and renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file; on any error the previous file stays and nothing is left beside it."""
+    _replace(path, lambda beside: save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside))
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
+    """Write a JSON file; on any error the previous file stays and nothing is left beside it."""
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
+    _replace(path, lambda beside: beside.write_text(text + "\n"))
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, write: Any) -> None:  # noqa: ANN401 - a callable whose result does not matter
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(beside)
+        with beside.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        beside.replace(path)
+        sync_folder(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)

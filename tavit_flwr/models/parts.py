@@ -1,0 +1,107 @@
+"""Construction of heads, bodies and tails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from tavit_flwr.models.body import Body
+from tavit_flwr.models.head import Head
+from tavit_flwr.models.initialise import initialise_part
+from tavit_flwr.models.presets import Preset
+from tavit_flwr.models.presets import preset as find_preset
+from tavit_flwr.models.tail import Tail
+
+_Part = TypeVar("_Part", bound=nn.Module)
+
+
+@dataclass
+class Parts:
+    """A head, a body and a tail of one preset."""
+
+    head: Head
+    body: Body
+    tail: Tail
+    preset: Preset
+
+
+def build_head(preset: Preset, time_step: int = 0) -> Head:
+    """Build a head whose weights are all NaN until `initialise_part` or a state dict sets them.
+
+    Cheap: nothing is drawn. NaN, so that a forgotten initialisation cannot pass for a trained or random model.
+
+    Parameters
+    ----------
+    preset : Preset
+        The architecture.
+    time_step : int, default 0
+        See `Head`.
+
+    Returns
+    -------
+    Head
+        In train mode, on the CPU, float32.
+    """
+    return _without_weights(lambda: Head(preset, time_step))
+
+
+def build_body(preset: Preset) -> Body:
+    """Build a body whose weights are all NaN until set (see `build_head`)."""
+    return _without_weights(lambda: Body(preset))
+
+
+def build_tail(preset: Preset) -> Tail:
+    """Build a tail whose weights are all NaN until set (see `build_head`)."""
+    return _without_weights(lambda: Tail(preset))
+
+
+def build_parts(
+    preset: str | Preset = "paper",
+    time_step: int = 0,
+    seed: int = 0,
+    **overrides: Any,  # noqa: ANN401 - values come from configuration, checked by Preset
+) -> Parts:
+    """Build and initialise all three parts.
+
+    Parameters
+    ----------
+    preset : str or Preset, default "paper"
+        ``tiny``, ``small``, ``paper``, or an architecture of your own.
+    time_step : int, default 0
+        See `Head`.
+    seed : int, default 0
+        The parts are initialised under the paths ``head``, ``body`` and ``tail``.
+    **overrides
+        Fields of `Preset` to replace.
+
+    Returns
+    -------
+    Parts
+        In train mode, on the CPU, float32.
+
+    Raises
+    ------
+    ConfigError
+        If the preset or a field is unknown or out of range.
+    """
+    start = preset if isinstance(preset, Preset) else find_preset(preset)
+    chosen = start.replaced(**overrides)
+    parts = Parts(build_head(chosen, time_step), build_body(chosen), build_tail(chosen), chosen)
+    initialise_part(parts.head, seed, "head")
+    initialise_part(parts.body, seed, "body")
+    initialise_part(parts.tail, seed, "tail")
+    return parts
+
+
+def _without_weights(make: Callable[[], _Part]) -> _Part:
+    """Construct on the meta device, so that no module draws weights of its own, and fill with NaN."""
+    with torch.device("meta"):
+        part = make()
+    part.to_empty(device="cpu")
+    for parameter in part.parameters():
+        nn.init.constant_(parameter, float("nan"))
+    return part

@@ -1,0 +1,155 @@
+"""Checkpoints: one folder a round, safetensors and JSON, whole or absent, the last few kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tavit_flwr.errors import CheckpointError
+from tavit_flwr.files import sync_folder, write_json, write_tensors
+
+_NAME = re.compile(r"^round-(\d{6})$")
+
+#: Keys of the configuration that may differ between a run and its resumption.
+_FREE_KEYS = frozenset({"resume", "output_dir", "keep_checkpoints", "name"})
+_FREE_GROUPS = frozenset({"wire", "compute", "federation"})
+
+
+@dataclass
+class RunState:
+    """All that a stopped run needs besides weights and moments.
+
+    Attributes
+    ----------
+    run_key : str
+        Names the run for the clients' private stores.
+    round : int
+        Rounds completed.
+    config : dict
+        Resolved configuration of the run.
+    versions : dict
+        Client to the round whose moments it holds.
+    history : list of dict
+        The metric lines so far.
+    totals : dict
+        Steps and bytes so far.
+    """
+
+    run_key: str
+    round: int
+    config: dict[str, Any]
+    versions: dict[str, int] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    totals: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Checkpoint:
+    """One round's checkpoint in memory."""
+
+    state: RunState
+    weights: dict[str, Tensor]
+    moments: dict[str, dict[str, Tensor]]
+
+
+def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write a round's folder beside and rename it, then forget all but the last `keep`.
+
+    Raises
+    ------
+    CheckpointError
+        When the disk is full or the folder cannot be written; earlier checkpoints stay usable.
+    """
+    name = f"round-{checkpoint.state.round:06d}"
+    beside = folder / f".{name}.{os.getpid()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        beside.mkdir()
+        write_tensors(beside / "weights.safetensors", checkpoint.weights)
+        for body, moments in checkpoint.moments.items():
+            write_tensors(beside / f"moments-{body}.safetensors", moments)
+        write_json(beside / "state.json", asdict(checkpoint.state))
+        target = folder / name
+        if target.exists():
+            shutil.rmtree(target)
+        beside.rename(target)
+        sync_folder(folder)
+        for old in _complete(folder)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"room for the checkpoint of round {checkpoint.state.round}",
+            str(error),
+            str(folder),
+            "free space and run again with resume=true: the checkpoint before is whole",
+        ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return target
+
+
+def latest(folder: Path) -> Checkpoint:
+    """Read the newest whole checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        When there is none, or it cannot be read.
+    """
+    complete = _complete(folder) if folder.is_dir() else []
+    if not complete:
+        raise CheckpointError(
+            "a checkpoint to resume from", "none", str(folder), "set output_dir to the stopped run's, or resume=false"
+        )
+    path = complete[-1]
+    try:
+        state = RunState(**json.loads((path / "state.json").read_text()))
+        moments = {
+            file.stem.removeprefix("moments-"): load_file(file) for file in sorted(path.glob("moments-*.safetensors"))
+        }
+        return Checkpoint(state, load_file(path / "weights.safetensors"), moments)
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise CheckpointError(
+            "a readable checkpoint", f"{type(error).__name__}: {error}", str(path), "delete that folder to use the one before"
+        ) from error
+
+
+def check_same_experiment(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to resume a run under another configuration.
+
+    A longer schedule is not another experiment only if nothing else differs, but its rounds would no longer match the
+    plan, so it is refused as well.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the keys that differ.
+    """
+    differing = [key for key in _differences(saved, now) if key not in _FREE_KEYS and key.split(".")[0] not in _FREE_GROUPS]
+    if differing:
+        raise CheckpointError(
+            "the configuration of the stopped run", f"other values for {', '.join(differing)}", "resume=true",
+            "resume with the same configuration, or start anew in another output_dir",
+        )  # fmt: skip
+
+
+def _differences(saved: Any, now: Any, prefix: str = "") -> list[str]:  # noqa: ANN401 - JSON
+    if isinstance(saved, Mapping) and isinstance(now, Mapping):
+        keys = sorted(set(saved) | set(now))
+        found = [_differences(saved.get(key), now.get(key), f"{prefix}{key}.") for key in keys]
+        return [key for keys in found for key in keys]
+    return [] if saved == now else [prefix.rstrip(".")]
+
+
+def _complete(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if _NAME.match(path.name) and (path / "state.json").is_file())

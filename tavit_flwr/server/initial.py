@@ -1,0 +1,88 @@
+"""The run's first weights, and the hosts that bodies live in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flwr.app import ArrayRecord
+from torch import Tensor, nn
+
+from tavit_flwr.config import TavitConfig
+from tavit_flwr.errors import ModelError
+from tavit_flwr.models import Preset, build_body, build_head, build_tail, initialise_part, preset
+from tavit_flwr.server.aggregation import State, Weights, check_state
+from tavit_flwr.server.body_host import BodyHost
+
+
+def preset_of(config: TavitConfig) -> Preset:
+    """The architecture that a configuration asks for."""
+    return preset(config.model.preset, **config.model.overrides)
+
+
+def initial_weights(config: TavitConfig) -> Weights:
+    """Draw every body, head and tail from the run's seed.
+
+    Each part is named in its draw (``body``/domain, ``head``/task, ``tail``/task), so adding a task changes no other.
+    """
+    architecture = preset_of(config)
+    bodies = {name: _drawn(build_body(architecture), config.seed, "body", name) for name in body_names(config)}
+    heads = {
+        task: _drawn(build_head(architecture, config.model.time_step), config.seed, "head", task)
+        for task in config.tasks
+    }
+    tails = {task: _drawn(build_tail(architecture), config.seed, "tail", task) for task in config.tasks}
+    return Weights(bodies, heads, tails)
+
+
+def initial_arrays(config: TavitConfig) -> ArrayRecord:
+    """`initial_weights` as the argument of a strategy's `start`."""
+    return initial_weights(config).to_arrays()
+
+
+def body_names(config: TavitConfig) -> list[str]:
+    """Bodies that the experiment's tasks subscribe to."""
+    return sorted({task.body for task in config.tasks.values()})
+
+
+def build_hosts(config: TavitConfig, moments: Mapping[str, dict[str, Tensor]]) -> dict[str, BodyHost]:
+    """One host per body, with the moments of a resumed run."""
+    architecture = preset_of(config)
+    hosts = {}
+    for name in body_names(config):
+        host = BodyHost(name, build_body(architecture), config.optimiser.server, architecture.body_dim, config.seed)
+        if name in moments:
+            host.load(saved_moments=moments[name])
+        hosts[name] = host
+    return hosts
+
+
+def load_weights(hosts: Mapping[str, BodyHost], weights: Weights, config: TavitConfig) -> None:
+    """Check a run's weights against its configuration, and load the bodies.
+
+    Raises
+    ------
+    ModelError
+        When a body, head or tail is missing.
+    ProtocolError
+        When tensors do not fit.
+    """
+    architecture = preset_of(config)
+    like = {
+        "body": build_body(architecture).state_dict(),
+        "head": build_head(architecture, config.model.time_step).state_dict(),
+        "tail": build_tail(architecture).state_dict(),
+    }
+    expected = {"body": set(hosts), "head": set(config.tasks), "tail": set(config.tasks)}
+    given = {"body": weights.bodies, "head": weights.heads, "tail": weights.tails}
+    for part, owners in expected.items():
+        if set(given[part]) != owners:
+            raise ModelError(f"a {part} for each of {sorted(owners)}", f"{sorted(given[part])}", "initial arrays")
+        for owner, state in given[part].items():
+            check_state(state, like[part], f"initial arrays, {part} of '{owner}'")
+    for name, host in hosts.items():
+        host.load(weights.bodies[name])
+
+
+def _drawn(part: nn.Module, seed: int, *path: str) -> State:
+    initialise_part(part, seed, *path)
+    return {name: tensor.detach() for name, tensor in part.state_dict().items()}

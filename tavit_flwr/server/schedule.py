@@ -1,0 +1,58 @@
+"""The schedule: cycles of phases of rounds, flattened into one plan per Flower round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tavit_flwr.config import ScheduleConfig
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """One Flower round.
+
+    Attributes
+    ----------
+    index : int
+        From 1, over the whole run; also the version of clients' moments.
+    cycle : int
+        From 1.
+    phase : str
+        Kind of phase.
+    round : int
+        From 1, within the phase.
+    steps : int
+        Steps of each session.
+    ends_phase : bool
+        Federated evaluation follows.
+    half_cycle : float
+        Place on the paper's axis at the end of the phase: 0.5, 1.0, 1.5, ... with two phases a cycle.
+    """
+
+    index: int
+    cycle: int
+    phase: str
+    round: int
+    steps: int
+    ends_phase: bool
+    half_cycle: float
+
+
+def plan(schedule: ScheduleConfig) -> list[RoundPlan]:
+    """Every round of a run, in order."""
+    rounds: list[RoundPlan] = []
+    for cycle in range(1, schedule.cycles + 1):
+        for position, phase in enumerate(schedule.phases, start=1):
+            for number in range(1, phase.rounds + 1):
+                rounds.append(
+                    RoundPlan(
+                        index=len(rounds) + 1,
+                        cycle=cycle,
+                        phase=phase.kind,
+                        round=number,
+                        steps=phase.steps,
+                        ends_phase=number == phase.rounds,
+                        half_cycle=cycle - 1 + position / len(schedule.phases),
+                    )
+                )
+    return rounds

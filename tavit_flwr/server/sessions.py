@@ -1,0 +1,55 @@
+"""What a session token allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tavit_flwr.server.body_host import BodyHost
+from tavit_flwr.server.cohort import Cohort
+from tavit_flwr.wire.ledger import Ledger
+
+#: The kind of session that restores held-out images; no gradient exists in it.
+EVALUATE = "evaluate"
+
+
+@dataclass
+class Session:
+    """One client, one body, one phase, so many steps.
+
+    Attributes
+    ----------
+    client, task : str
+        Who, for messages to people.
+    host : BodyHost
+        The body that the task subscribes to.
+    phase : str
+        A phase's name or `EVALUATE`.
+    steps : int
+        Exact number of steps; the session ends after them. Ignored in evaluation.
+    cohort : Cohort or None
+        Where the body moves.
+    ledger : Ledger
+        Bytes and frames of this session, as the server sees them.
+    steps_done : int
+        Steps that were finished.
+    used : bool
+        A token opens one session.
+    error : str
+        Why the session ended early, if it did.
+    """
+
+    client: str
+    task: str
+    host: BodyHost
+    phase: str
+    steps: int
+    cohort: Cohort | None = None
+    ledger: Ledger = field(default_factory=Ledger)
+    steps_done: int = 0
+    used: bool = False
+    error: str = ""
+
+    @property
+    def where(self) -> str:
+        """Client, task and phase, for error messages."""
+        return f"client {self.client}, task {self.task}, {self.phase}"

@@ -1,0 +1,278 @@
+"""`TAViT`: the Flower strategy that coordinates split learning with one shared body per data domain."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from tavit_flwr.config import TavitConfig, to_dict, to_json
+from tavit_flwr.errors import ConfigError, QuorumError
+from tavit_flwr.server.aggregation import Weights, average
+from tavit_flwr.server.body_service import BodyService
+from tavit_flwr.server.checkpoint import Checkpoint, RunState, save
+from tavit_flwr.server.initial import build_hosts, load_weights
+from tavit_flwr.server.report import Report, table
+from tavit_flwr.server.roster import Participant, check_cohort, enrol, select, wait_for_nodes
+from tavit_flwr.server.rounds import Reply, Round, RoundOpener, sort_replies
+from tavit_flwr.server.schedule import RoundPlan, plan
+from tavit_flwr.split.phases import PHASES
+
+logger = logging.getLogger("flwr")
+
+
+class TAViT(Strategy):
+    """Alternate task-specific and task-agnostic phases over a federation (Kim, Kim, Ye, IEEE TIP 2023).
+
+    An ordinary Flower strategy: ``TAViT(config).start(grid=grid, initial_arrays=initial_arrays(config))``. While it
+    runs, the ServerApp's process hosts the body service; each `train` message is one session of many steps over it.
+    Heads and tails are averaged task by task, bodies are stepped by their cohorts.
+
+    Parameters
+    ----------
+    config : TavitConfig
+        The experiment.
+    output_dir : Path
+        Gets metric lines, results and checkpoints; absolute, because a ServerApp does not run where it was started.
+    resume_from : Checkpoint, optional
+        Continue after this checkpoint's round; pass its weights as `initial_arrays`.
+
+    Raises
+    ------
+    ConfigError
+        When the output folder is not absolute.
+    """
+
+    def __init__(self, config: TavitConfig, output_dir: Path, resume_from: Checkpoint | None = None) -> None:
+        if not output_dir.is_absolute():
+            raise ConfigError("an absolute folder", repr(str(output_dir)), "configuration key 'output_dir'")
+        self.config = config
+        self.plans = plan(config.schedule)
+        self.state = resume_from.state if resume_from else RunState(uuid.uuid4().hex, 0, to_dict(config))
+        self._start = self.state.round
+        self._output_dir = output_dir
+        self._report = Report(output_dir, self.state.history)
+        self._hosts = build_hosts(config, resume_from.moments if resume_from else {})
+        self._participants: list[Participant] = []
+        self._cohort = 0
+        self._round = Round()
+        self._round_began = 0.0
+        self._weights: Weights
+        self._opener: RoundOpener
+
+    def summary(self) -> None:
+        """Log what is about to run."""
+        schedule = ", ".join(f"{one.kind} {one.rounds}x{one.steps} steps" for one in self.config.schedule.phases)
+        logger.info("\t├── experiment '%s', preset '%s', seed %s", self.config.name, self.config.model.preset, self.config.seed)
+        logger.info("\t├── %s cycles of: %s", self.config.schedule.cycles, schedule)
+        logger.info("\t├── rounds: %s of %s already done", self._start, len(self.plans))
+        logger.info("\t└── outputs: %s", self._output_dir)
+
+    def start(  # noqa: D417 - the parameters are Flower's
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int | None = None,
+        timeout: float | None = None,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run the schedule; parameters as in Flower's `Strategy.start`.
+
+        Parameters
+        ----------
+        num_rounds : int, optional
+            At most this many rounds; the schedule's remaining ones by default.
+        timeout : float, optional
+            Deadline of a round's replies, seconds; ``federation.round_timeout_s`` by default.
+
+        Raises
+        ------
+        QuorumError
+            When too few nodes enrol, or too few replies of a round can be used.
+        ConfigError
+            When the cohort cannot run at once and ``federation.cohort=all``.
+        """
+        remaining = len(self.plans) - self._start
+        rounds = remaining if num_rounds is None else min(num_rounds, remaining)
+        timeout_s = self.config.federation.round_timeout_s if timeout is None else timeout
+        self._weights = Weights.from_arrays(initial_arrays)
+        load_weights(self._hosts, self._weights, self.config)
+        began = time.monotonic()
+        with BodyService(self.config.wire, self.config.compute.server_threads) as service:
+            self._opener = RoundOpener(service, self._hosts, self.config, to_json(self.config), self.state.run_key)
+            logger.info("body service at %s, %s", service.address, "TLS" if service.certificate else "NO TLS")
+            self._enrol(grid)
+            if self.config.schedule.evaluate_first and self._start == 0:
+                self._evaluate_first(grid, timeout_s)
+            result = super().start(
+                grid, initial_arrays, rounds, timeout_s, train_config, evaluate_config, evaluate_fn
+            )
+        self._finish(time.monotonic() - began)
+        return result
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Choose the round's clients, open their sessions and write their orders."""
+        current = self._plan(server_round)
+        chosen = select(self._participants, current, self._cohort, self.config)
+        self._round_began = time.monotonic()
+        self._round, messages = self._opener.train(current, chosen, self._weights, self.state.versions)
+        logger.info(
+            "cycle %s/%s, %s, round %s: %s clients x %s steps",
+            current.cycle, self.config.schedule.cycles, current.phase, current.round, len(chosen), current.steps,
+        )  # fmt: skip
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average heads and tails task by task, and take the bodies over from the service.
+
+        Raises
+        ------
+        QuorumError
+            When fewer than ``federation.quorum`` of the round's clients gave a usable reply.
+        """
+        current = self._plan(server_round)
+        phase = PHASES[current.phase]
+        usable = sort_replies(self._round, replies, self._weights, expect_weights=phase.client_moves)
+        self._opener.service.end_round()
+        self._check_quorum(usable, current)
+        returned = [reply.weights for reply in usable if reply.weights is not None]
+        for task, (head, tail) in average(returned, self.config.federation.average).items():
+            self._weights.heads[task], self._weights.tails[task] = head, tail
+        for reply in usable if phase.client_moves else ():
+            self.state.versions[reply.participant.client] = current.index
+        if phase.body_moves:
+            self._weights.bodies = {name: host.state() for name, host in self._hosts.items()}
+        self._report_training(current, usable)
+        return self._weights.to_arrays(), MetricRecord({"steps": float(sum(r.metrics["steps"] for r in usable))})
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """After every phase, ask all clients to restore their held-out images."""
+        current = self._plan(server_round)
+        if not current.ends_phase:
+            self._round = Round()
+            return []
+        pictures = self.config.evaluation.pictures and current.index == len(self.plans)
+        self._round, messages = self._opener.evaluate(current, self._participants, self._weights, pictures=pictures)
+        return messages
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Average the clients' scores task by task, and write the round's checkpoint."""
+        current = self._plan(server_round)
+        record = self._report_evaluation(current.index, current.half_cycle, current.phase, replies)
+        self.state.round = current.index
+        moments = {name: host.moments() for name, host in self._hosts.items()}
+        checkpoint = Checkpoint(self.state, self._weights.flat(), moments)
+        save(self._output_dir / "checkpoints", checkpoint, self.config.keep_checkpoints)
+        return record
+
+    def _plan(self, server_round: int) -> RoundPlan:
+        return self.plans[self._start + server_round - 1]
+
+    def _enrol(self, grid: Grid) -> None:
+        federation = self.config.federation
+        nodes = wait_for_nodes(grid, federation.min_nodes, federation.wait_for_nodes_s)
+        self._participants = enrol(grid, nodes, self.config)
+        self._cohort = check_cohort(self._participants, self.config)
+
+    def _evaluate_first(self, grid: Grid, timeout_s: float) -> None:
+        before = RoundPlan(0, 0, "before training", 0, 0, True, 0.0)
+        self._round, messages = self._opener.evaluate(before, self._participants, self._weights, pictures=False)
+        self._report_evaluation(0, 0.0, before.phase, grid.send_and_receive(messages, timeout=timeout_s))
+
+    def _check_quorum(self, usable: list[Reply], current: RoundPlan) -> None:
+        least = max(1, math.ceil(self.config.federation.quorum * len(self._round.sessions) - 1e-9))
+        if len(usable) < least:
+            raise QuorumError(
+                f"usable replies from at least {least} of {len(self._round.sessions)} clients", f"{len(usable)}",
+                f"cycle {current.cycle}, {current.phase}, round {current.round}",
+                "; ".join(self._round.problems) + "; run again with resume=true when they are back",
+            )  # fmt: skip
+
+    def _report_training(self, current: RoundPlan, usable: list[Reply]) -> None:
+        wall_s = time.monotonic() - self._round_began
+        steps = sum(reply.metrics["steps"] for reply in usable)
+        up, down = self._count_bytes()
+        self._count({"steps": steps, "body_steps": sum(cohort.steps_done for cohort in self._round.cohorts)})
+        for task, replies in _by_task(usable).items():
+            line: dict[str, Any] = {
+                "event": "train", "round": current.index, "cycle": current.half_cycle, "phase": current.phase,
+                "task": task, "clients": [reply.participant.client for reply in replies],
+                "bytes_up": up, "bytes_down": down, "wall_s": round(wall_s, 3),
+                "left_out": self._round.problems, "time": time.time(),
+            }  # fmt: skip
+            for key in ("loss-first", "loss-last", "loss-mean", "compute-s", "wait-s"):
+                line[key.replace("-", "_")] = sum(reply.metrics[key] for reply in replies) / len(replies)
+            self._report.add(line)
+            fresh = [reply.participant.client for reply in replies if reply.metrics.get("fresh-moments")]
+            if fresh:
+                logger.warning("lost their private store and started with fresh moments: %s", ", ".join(fresh))
+            logger.info("\t%-10s loss %.5f -> %.5f", task, line["loss_first"], line["loss_last"])
+        logger.info(
+            "\t%.0f client-steps in %.1f s: %.1f client-steps/s, %.1f MiB up, %.1f MiB down",
+            steps, wall_s, steps / wall_s, up / 2**20, down / 2**20,
+        )  # fmt: skip
+
+    def _report_evaluation(
+        self, index: int, half_cycle: float, phase: str, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        usable = sort_replies(self._round, replies, self._weights, expect_weights=False)
+        if not self._round.sessions:
+            return None
+        self._opener.service.end_round()
+        self._count_bytes()
+        scores: dict[str, float] = {}
+        for task, group in _by_task(usable).items():
+            images = sum(reply.metrics["images"] for reply in group)
+            line: dict[str, Any] = {
+                "event": "evaluate", "round": index, "cycle": half_cycle, "phase": phase, "task": task,
+                "images": int(images), "time": time.time(),
+            }  # fmt: skip
+            for key in ("psnr-db", "ssim", "input-psnr-db", "input-ssim", "psnr-y-db", "ssim-y"):
+                mean = sum(reply.metrics[key] * reply.metrics["images"] for reply in group) / images
+                line[key.replace("-", "_")] = mean
+            scores[f"{task}-psnr-db"] = line["psnr_db"]
+            self._report.add(line)
+            logger.info(
+                "\t%-10s PSNR %.2f dB (input %.2f), SSIM %.4f (input %.4f)",
+                task, line["psnr_db"], line["input_psnr_db"], line["ssim"], line["input_ssim"],
+            )  # fmt: skip
+        return MetricRecord(scores) if scores else None
+
+    def _count_bytes(self) -> tuple[int, int]:
+        up, down = self._round.total_bytes()
+        self._count({"bytes_up": up, "bytes_down": down})
+        return up, down
+
+    def _count(self, amounts: Mapping[str, float]) -> None:
+        for name, amount in amounts.items():
+            self.state.totals[name] = self.state.totals.get(name, 0) + amount
+
+    def _finish(self, wall_s: float) -> None:
+        self._count({"wall_s": wall_s})
+        totals = {name: int(value) if name != "wall_s" else value for name, value in self.state.totals.items()}
+        path = self._report.results({**totals, "rounds": self.state.round, "config": to_dict(self.config)})
+        logger.info("held-out images, PSNR:\n%s", table(self._report.history))
+        logger.info("results: %s", path)
+
+
+def _by_task(replies: list[Reply]) -> dict[str, list[Reply]]:
+    groups: dict[str, list[Reply]] = {}
+    for reply in replies:
+        groups.setdefault(reply.participant.task, []).append(reply)
+    return groups

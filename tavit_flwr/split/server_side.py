@@ -1,0 +1,82 @@
+"""The server's half of a step: body forward, body backward, and the cohort's weighted gradient."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class BodyPass:
+    """One forward pass of a body, kept until its gradient comes back.
+
+    Attributes
+    ----------
+    leaf : Tensor
+        The smashed activations, [B, D, G, G], as a leaf of the graph.
+    features : Tensor
+        The body's output with its graph.
+    """
+
+    leaf: Tensor
+    features: Tensor
+
+    @property
+    def sent(self) -> Tensor:
+        """The features without a graph, contiguous."""
+        return self.features.detach().contiguous()
+
+
+def body_forward(body: nn.Module, smashed_BDGG: Tensor, *, input_gradient: bool, moves: bool) -> BodyPass:
+    """Run a body, keeping the graph that the phase needs and no more.
+
+    Parameters
+    ----------
+    body : nn.Module
+        Already put in the phase's mode by `set_moving`.
+    smashed_BDGG : Tensor
+        Activations at the head's cut.
+    input_gradient : bool
+        Whether the gradient of the smashed activations will be asked for (not in the task-agnostic phase).
+    moves : bool
+        Whether gradients of the body's parameters will be asked for.
+    """
+    leaf = smashed_BDGG.detach().requires_grad_(input_gradient)
+    with torch.set_grad_enabled(input_gradient or moves):
+        features = body(leaf)
+    return BodyPass(leaf, features)
+
+
+def body_backward(body_pass: BodyPass, grad_features_BDGG: Tensor) -> Tensor | None:
+    """Run the body backward; parameter gradients accumulate where the body moves.
+
+    Returns
+    -------
+    Tensor or None
+        d loss / d smashed, or None where the forward pass did not ask for it.
+    """
+    torch.autograd.backward([body_pass.features], [grad_features_BDGG])
+    return body_pass.leaf.grad
+
+
+def cohort_weights(tasks: Sequence[str]) -> list[float]:
+    """Weight of each client in a cohort: mean over the clients of a task, then over the tasks.
+
+    FeSTA, NeurIPS 2021, Algorithm 1; our choice for TAViT, whose record is silent.
+
+    Parameters
+    ----------
+    tasks : sequence of str
+        The task of each client.
+
+    Returns
+    -------
+    list of float
+        In the same order; sums to one.
+    """
+    sizes = Counter(tasks)
+    return [1.0 / (len(sizes) * sizes[task]) for task in tasks]

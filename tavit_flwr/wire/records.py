@@ -1,0 +1,179 @@
+"""What Flower messages carry: orders to clients, and their replies, as records with fixed keys."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from torch import Tensor
+
+from tavit_flwr.errors import ProtocolError
+from tavit_flwr.payloads import ENROLMENT_FIELDS, PART_PREFIXES
+
+CONFIG = "config"
+ARRAYS = "arrays"
+METRICS = "metrics"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the server asks of a client in a `train` or `evaluate` message.
+
+    Attributes
+    ----------
+    config : str
+        The resolved configuration as JSON.
+    run_key : str
+        Names the experiment's run; stays the same when it is resumed.
+    address, token, certificate_pem
+        Where the session is, what opens it, and whom to trust.
+    phase : str
+        A phase's name, or ``evaluate``.
+    cycle, round : int
+        Of the schedule, from 1; `round` counts within the phase.
+    steps : int
+        Steps of the session.
+    version : int
+        Round whose moments the client should continue from; 0 for none.
+    next_version : int
+        Round that this session is.
+    pictures : bool
+        Whether to leave pictures in the client's own folder.
+    """
+
+    config: str
+    run_key: str
+    address: str
+    token: str
+    certificate_pem: bytes
+    phase: str
+    cycle: int
+    round: int
+    steps: int
+    version: int
+    next_version: int
+    pictures: bool = False
+
+    def to_record(self) -> ConfigRecord:
+        """As Flower carries it."""
+        return ConfigRecord(asdict(self))
+
+    @classmethod
+    def from_record(cls, record: ConfigRecord) -> Order:
+        """Read an order.
+
+        Raises
+        ------
+        ProtocolError
+            When a key is missing or has another type, as when two versions of the app meet.
+        """
+        types: dict[str, type] = {"certificate_pem": bytes, "pictures": bool}
+        types |= dict.fromkeys(("cycle", "round", "steps", "version", "next_version"), int)
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            value = record.get(field.name)
+            kind = types.get(field.name, str)
+            if not isinstance(value, kind):
+                raise ProtocolError(
+                    f"'{field.name}' of type {kind.__name__} in the order",
+                    type(value).__name__,
+                    hint="run the same version of the app on the server and on every node",
+                )
+            values[field.name] = value
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What a node tells of itself.
+
+    Attributes
+    ----------
+    client : str
+        Stable name of the client, across resumed runs.
+    task, body : str
+        What it trains and which body it subscribes to; empty when the experiment has no place for it.
+    train_images, held_out_images : int
+        How many it has.
+    slots : int
+        Clients that can run at once where it runs; 0 means that nothing limits them.
+    error : str
+        Why it cannot take part; empty when it can.
+    """
+
+    client: str
+    task: str = ""
+    body: str = ""
+    train_images: int = 0
+    held_out_images: int = 0
+    slots: int = 0
+    error: str = ""
+
+    def to_record(self) -> ConfigRecord:
+        """As Flower carries it; the keys are `ENROLMENT_FIELDS`."""
+        return ConfigRecord({name.replace("_", "-"): value for name, value in asdict(self).items()})
+
+    @classmethod
+    def from_record(cls, record: ConfigRecord) -> Enrolment:
+        """Read an enrolment; `ProtocolError` when a key is missing or unknown."""
+        if set(record) != ENROLMENT_FIELDS:
+            raise ProtocolError(f"an enrolment with {sorted(ENROLMENT_FIELDS)}", str(sorted(record)))
+        types = {"client": str, "task": str, "body": str, "error": str}
+        values: dict[str, Any] = {}
+        for name, value in record.items():
+            if not isinstance(value, types.get(name, int)):
+                raise ProtocolError(f"'{name}' of type {types.get(name, int).__name__}", type(value).__name__)
+            values[name.replace("-", "_")] = value
+        return cls(**values)
+
+
+def parts_to_arrays(head: dict[str, Tensor], tail: dict[str, Tensor]) -> ArrayRecord:
+    """Heads and tails as one ArrayRecord with names ``head/...`` and ``tail/...``."""
+    flat = {f"head/{name}": tensor for name, tensor in head.items()}
+    flat |= {f"tail/{name}": tensor for name, tensor in tail.items()}
+    return ArrayRecord(torch_state_dict=flat)
+
+
+def arrays_to_parts(arrays: ArrayRecord) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Undo `parts_to_arrays`.
+
+    Raises
+    ------
+    ProtocolError
+        When a name belongs to neither head nor tail, or a tensor is not float32.
+    """
+    parts: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in PART_PREFIXES}
+    for name in arrays:
+        prefix = next((prefix for prefix in PART_PREFIXES if name.startswith(prefix)), None)
+        if prefix is None:
+            raise ProtocolError(f"arrays named {' or '.join(PART_PREFIXES)}...", repr(name))
+        tensor = torch.from_numpy(arrays[name].numpy().copy())
+        if tensor.dtype != torch.float32:
+            raise ProtocolError(f"'{name}' in float32", str(tensor.dtype))
+        parts[prefix][name.removeprefix(prefix)] = tensor
+    return parts["head/"], parts["tail/"]
+
+
+def arrays_bytes(arrays: ArrayRecord) -> int:
+    """Bytes of the arrays' data."""
+    return sum(len(array.data) for array in arrays.values())
+
+
+def content_of(*, order: Order | None = None, arrays: ArrayRecord | None = None) -> RecordDict:
+    """Assemble a message's content."""
+    content = RecordDict()
+    if order is not None:
+        content[CONFIG] = order.to_record()
+    if arrays is not None:
+        content[ARRAYS] = arrays
+    return content
+
+
+def metrics_record(values: dict[str, float], allowed: frozenset[str]) -> MetricRecord:
+    """Metrics that may leave a client; `ProtocolError` for any other name."""
+    unknown = sorted(set(values) - allowed)
+    if unknown:
+        raise ProtocolError(f"metrics among {sorted(allowed)}", str(unknown), hint="see tavit_flwr/payloads.py")
+    return MetricRecord({name: float(value) for name, value in values.items()})

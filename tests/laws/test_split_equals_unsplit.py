@@ -1,0 +1,58 @@
+"""Law 1: the split step is the unsplit step."""
+
+import pytest
+import torch
+
+from tavit_flwr.config import OptimiserConfig
+
+STEPS = 20
+COHORTS = [["denoise"], ["denoise", "deblock"], ["denoise", "deblock", "deblock"]]
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm().clamp_min(1e-12))
+
+
+@pytest.mark.parametrize("tasks", COHORTS, ids=len)
+@pytest.mark.parametrize("phase", ["task-specific", "task-agnostic", "joint"])
+def test_weights_agree_with_sgd(twin, phase, tasks):
+    split, unsplit = twin(tasks)
+    start = split.weights()
+    split.run_split(phase, STEPS)
+    unsplit.run_unsplit(phase, STEPS)
+    ours, reference = split.weights(), unsplit.weights()
+    moved = [name for name in start if not torch.equal(start[name], ours[name])]
+    assert moved, "nothing moved: the comparison would be empty"
+    worst = max((relative(ours[name], reference[name]), name) for name in ours)
+    assert worst[0] < 1e-5, worst
+
+
+def test_task_specific_is_bit_identical(twin):
+    """One thread, equal shapes: two gradient paths joined in one backward pass add up as autograd's own do."""
+    split, unsplit = twin(["denoise"])
+    split.run_split("task-specific", STEPS)
+    unsplit.run_unsplit("task-specific", STEPS)
+    ours, reference = split.weights(), unsplit.weights()
+    assert [name for name in ours if not torch.equal(ours[name], reference[name])] == []
+    assert split.clients[0].losses == unsplit.clients[0].losses
+
+
+@pytest.mark.parametrize("phase", ["task-specific", "task-agnostic", "joint"])
+def test_losses_agree_with_adam(twin, phase):
+    tasks = ["denoise", "deblock", "deblock"]
+    split, unsplit = twin(tasks, OptimiserConfig(name="adam", lr=1e-3))
+    split.run_split(phase, STEPS)
+    unsplit.run_unsplit(phase, STEPS)
+    for ours, reference in zip(split.clients, unsplit.clients, strict=True):
+        assert ours.losses == pytest.approx(reference.losses, rel=1e-4)
+        assert len(ours.losses) == STEPS
+
+
+def test_phases_in_sequence_agree(twin):
+    """Alternation keeps the equality: every phase starts from the weights and moments of the one before."""
+    split, unsplit = twin(["denoise", "deblock"])
+    for phase in ("task-specific", "task-agnostic", "task-specific"):
+        split.run_split(phase, 5)
+        unsplit.run_unsplit(phase, 5)
+    ours, reference = split.weights(), unsplit.weights()
+    assert max(relative(ours[name], reference[name]) for name in ours) < 1e-5
