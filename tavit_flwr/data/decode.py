@@ -61,7 +61,8 @@ def image_size(path: Path, where: str, *, halve_jpeg: bool) -> tuple[int, int]:
     """
     with _opened(path, where) as image:
         width, height = image.size
-        if image.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS:
+        # Not image.getexif(): for PNG that decodes the whole image.
+        if Image.Image.getexif(image).get(_EXIF_ORIENTATION) in _QUARTER_TURNS:
             width, height = height, width
         if halve_jpeg and _is_jpeg(image):
             width, height = (width + 1) // 2, (height + 1) // 2

@@ -1,0 +1,1 @@
+"""Real Flower runs on one machine: the demo, baselines and benchmarks."""

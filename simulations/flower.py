@@ -1,0 +1,257 @@
+"""A private Flower on this machine: own home, own ports, own SuperLink, all stopped by pid at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tavit_flwr.errors import SessionError
+
+ROOT = Path(__file__).resolve().parent.parent
+_RUN_ID = re.compile(r"run (\d{6,})")
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How one ``flwr run`` ended.
+
+    Attributes
+    ----------
+    run_id : int
+        Flower's.
+    status : str
+        As ``flwr list`` tells it, such as ``finished:completed``. Says nothing of clients that were left out.
+    log : str
+        All that ``flwr run --stream`` printed.
+    """
+
+    run_id: int
+    status: str
+    log: str
+
+    @property
+    def completed(self) -> bool:
+        """Whether Flower calls the run completed."""
+        return self.status == "finished:completed"
+
+
+def federation_config(clients: int) -> str:
+    """Flower's federation settings under which that many clients run at once, whatever the number of cores."""
+    return f"num-supernodes={clients} client-resources-num-cpus=1 init-args-num-cpus={clients}"
+
+
+class LocalFlower:
+    """Runs apps on a SuperLink of its own in simulation mode; made by `local_flower`.
+
+    Parameters
+    ----------
+    home : Path
+        ``FLWR_HOME`` of everything started here.
+    port, control_port : int
+        Of the SuperLink, on loopback.
+    environment : mapping
+        Added to this process's.
+    """
+
+    def __init__(self, home: Path, port: int, control_port: int, environment: Mapping[str, str]) -> None:
+        self.home = home
+        self.port = port
+        self.env = os.environ | {
+            "FLWR_HOME": str(home),
+            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
+            "FLWR_LOCAL_CONTROL_API_PORT": str(control_port),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "PYTHONUNBUFFERED": "1",
+            **environment,
+        }
+
+    def run(
+        self,
+        overrides: str,
+        clients: int | None = None,
+        *,
+        app: Path = ROOT,
+        timeout_s: float = 1800,
+        on_line: Callable[[str], None] = lambda line: None,
+    ) -> RunOutcome:
+        """Run an app and wait for its end.
+
+        Parameters
+        ----------
+        overrides : str
+            Hydra overrides, as in ``flwr run . --run-config "hydra='...'"``.
+        clients : int, optional
+            Simulated nodes that run at once; None keeps Flower's default federation.
+        app : Path
+            The app's folder.
+        timeout_s : float
+            After which the run is stopped.
+        on_line : callable
+            Sees every line of the log as it comes.
+
+        Raises
+        ------
+        SessionError
+            When Flower does not accept the run, or it takes longer than `timeout_s`.
+        """
+        command = ["flwr", "run", str(app), "--stream", "--run-config", f"hydra={json.dumps(overrides)}"]
+        if clients is not None:
+            command += ["--federation-config", federation_config(clients)]
+        lines: list[str] = []
+        deadline = time.monotonic() + timeout_s
+        with subprocess.Popen(
+            command, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        ) as process:
+            killer = _Timer(process, timeout_s)
+            with killer:
+                for line in process.stdout or ():
+                    lines.append(line)
+                    on_line(line.rstrip("\n"))
+        log = "".join(lines)
+        match = _RUN_ID.search(log)
+        if match is None:
+            raise SessionError("a run that Flower accepts", log[-2000:], "flwr run")
+        run_id = int(match.group(1))
+        if killer.fired:
+            subprocess.run(["flwr", "stop", str(run_id)], env=self.env, capture_output=True, timeout=60, check=False)
+            raise SessionError(f"the run's end within {timeout_s:g} s", log[-2000:], f"run {run_id}")
+        return RunOutcome(run_id, self.status(run_id, deadline), log)
+
+    def status(self, run_id: int, deadline: float) -> str:
+        """Ask ``flwr list`` how a run ended, waiting for its end until `deadline`."""
+        status = "unknown"
+        while True:
+            answer = subprocess.run(
+                ["flwr", "list", "--run-id", str(run_id), "--format", "json"],
+                env=self.env, capture_output=True, text=True, timeout=60, check=False,
+            )  # fmt: skip
+            runs = json.loads(answer.stdout or "{}").get("runs") or []
+            status = str(runs[0].get("status", "unknown")) if runs else "unknown"
+            if status.startswith("finished") or time.monotonic() > deadline:
+                return status
+            time.sleep(0.5)
+
+
+@contextmanager
+def local_flower(home: Path, environment: Mapping[str, str] | None = None) -> Iterator[LocalFlower]:
+    """Start a SuperLink in simulation mode, and stop it and all it started at the end.
+
+    Parameters
+    ----------
+    home : Path
+        For ``FLWR_HOME``; made if missing.
+    environment : mapping, optional
+        For the SuperLink, the ServerApp and the simulated clients.
+
+    Raises
+    ------
+    SessionError
+        When the SuperLink does not come up within a minute.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    port, control_port = free_port(), free_port()
+    flower = LocalFlower(home, port, control_port, environment or {})
+    command = [
+        "flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess",
+        "--host", "127.0.0.1", "--port", str(port), "--control-api-address", f"127.0.0.1:{control_port}",
+        "--database", str(home / "state.db"),
+    ]  # fmt: skip
+    with (home / "superlink.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, env=flower.env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        _wait_healthy(process, port, home / "superlink.log")
+        yield flower
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes], grace_s: float = 15) -> None:
+    """End a process that leads a session of its own, and whatever is left of that session."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(grace_s)
+    for member in _session_members(process.pid):
+        try:
+            os.kill(member, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def free_port() -> int:
+    """A port on loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _session_members(session: int) -> list[int]:
+    """Processes of a session that we started (Linux; elsewhere the SuperLink's own clean-up has to do)."""
+    members = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session:
+            members.append(int(entry.name))
+    return members
+
+
+def _wait_healthy(process: subprocess.Popen[bytes], port: int, log: Path, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise SessionError("a SuperLink that answers", log.read_text()[-2000:], f"port {port}", "see its log")
+
+
+class _Timer:
+    """Kill a process that overruns its time."""
+
+    def __init__(self, process: subprocess.Popen[str], seconds: float) -> None:
+        import threading
+
+        self.fired = False
+        self._process = process
+        self._timer = threading.Timer(seconds, self._fire)
+
+    def _fire(self) -> None:
+        self.fired = True
+        self._process.kill()
+
+    def __enter__(self) -> _Timer:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
