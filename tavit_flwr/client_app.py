@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import wraps
 
@@ -16,6 +17,8 @@ from tavit_flwr.config import from_json
 from tavit_flwr.errors import ProtocolError, TavitError
 from tavit_flwr.payloads import EVALUATE_METRICS, TRAIN_METRICS
 from tavit_flwr.wire.records import ARRAYS, CONFIG, METRICS, Enrolment, Order, metrics_record
+
+logger = logging.getLogger("flwr")
 
 app = ClientApp()
 
@@ -33,7 +36,8 @@ def _told(handler: Handler) -> Handler:
         try:
             return handler(message, context)
         except TavitError as error:
-            return Message(error=Error(ERROR_CODE, f"{type(error).__name__}: {error}"), reply_to=message)
+            logger.error("%s", error)
+            return Message(error=Error(ERROR_CODE, error.told()), reply_to=message)
 
     return handle
 
@@ -58,7 +62,8 @@ def on_query(message: Message, context: Context) -> Message:
                 slots=slots(),
             )
     except TavitError as error:
-        enrolment = Enrolment(client=name, error=f"{type(error).__name__}: {error}")
+        logger.error("%s", error)
+        enrolment = Enrolment(client=name, error=error.told())
     return Message(content=RecordDict({CONFIG: enrolment.to_record()}), reply_to=message)
 
 

@@ -30,6 +30,10 @@ class TavitError(Exception):
             parts.append(hint)
         super().__init__("; ".join(parts))
 
+    def told(self) -> str:
+        """What another machine may read of this error; a `DataError` keeps file names to itself."""
+        return f"{type(self).__name__}: {self}"
+
     def __reduce__(self) -> tuple[type[TavitError], tuple[str, str, str, str]]:
         """Rebuild from the four fields, so that the error survives process borders."""
         return type(self), (self.expected, self.received, self.where, self.hint)
@@ -39,8 +43,17 @@ class ConfigError(TavitError):
     """The configuration names something unknown, or a value has the wrong type or range."""
 
 
-class DataError(TavitError):
-    """A folder, an image or a pair cannot be used."""
+class _LocalError(TavitError):
+    """An error whose findings name files of this machine."""
+
+    def told(self) -> str:
+        """Expectation and advice; what was found, and where, stays in this machine's log."""
+        advice = f"; {self.hint}" if self.hint else ""
+        return f"{type(self).__name__}: expected {self.expected}{advice}; this node's log says which file"
+
+
+class DataError(_LocalError):
+    """A folder, an image or a pair cannot be used; `expected` and `hint` never name a file."""
 
 
 class ModelError(TavitError):
@@ -55,8 +68,8 @@ class SessionError(TavitError):
     """A session was refused, cut, or ran into a deadline."""
 
 
-class CheckpointError(TavitError):
-    """A checkpoint is missing, damaged, or belongs to another configuration."""
+class CheckpointError(_LocalError):
+    """A checkpoint is missing, damaged, or belongs to another configuration; `expected` and `hint` never name a file."""
 
 
 class QuorumError(TavitError):

@@ -113,7 +113,9 @@ def slots() -> int:
         return 0
     cluster = ray.cluster_resources()
     assigned = ray.get_runtime_context().get_assigned_resources()
-    shares = [int(cluster.get(name, 0) // share) for name, share in assigned.items() if share and name in ("CPU", "GPU")]
+    shares = [
+        int(cluster.get(name, 0) // share) for name, share in assigned.items() if share and name in ("CPU", "GPU")
+    ]
     return min(shares, default=0)
 
 

@@ -64,7 +64,9 @@ class PrivateStore:
         try:
             tensors: dict[str, Tensor] = load_file(path)
         except (SafetensorError, OSError) as error:
-            raise CheckpointError("readable moments", str(error), str(path), "delete the file to start afresh") from error
+            raise CheckpointError(
+                "readable moments", str(error), str(path), "delete the file to start afresh"
+            ) from error
         return tensors
 
 

@@ -17,7 +17,9 @@ from tavit_flwr.split.phases import phase_named
 from tavit_flwr.wire.records import Order, parts_to_arrays
 
 
-def train(workshop: Workshop, order: Order, arrays: ArrayRecord) -> tuple[ArrayRecord | None, dict[str, float], Path | None]:
+def train(
+    workshop: Workshop, order: Order, arrays: ArrayRecord
+) -> tuple[ArrayRecord | None, dict[str, float], Path | None]:
     """Run a session and keep its moments.
 
     Parameters

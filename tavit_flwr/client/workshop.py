@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
 import torch
 from flwr.app import ArrayRecord
 
 from tavit_flwr.client.node import Node, task_of, threads
 from tavit_flwr.config import TavitConfig
-from tavit_flwr.data import ClientData, load_client_data
+from tavit_flwr.data import ClientData, Source, load_client_data
 from tavit_flwr.degrade import Degrade, degradation
 from tavit_flwr.models import Head, Preset, Tail, build_head, build_tail, preset
 from tavit_flwr.wire.frames import Limits
@@ -47,10 +49,12 @@ class Workshop:
         torch.set_num_threads(threads(config.compute.client_threads))
         task, data = task_of(node, config), config.data
         paired = data.source == "paired"
+        own_images = node.folder is not None and data.source == "bundled"
+        source = cast("Source", "folder" if own_images else data.source)
         images = load_client_data(
-            source="paired" if paired else ("folder" if node.folder is not None else data.source),
-            folder=node.folder or data.folder,
-            evaluation_folder=data.evaluation_folder,
+            source=source,
+            folder=node.folder or _path(data.folder),
+            evaluation_folder=_path(data.evaluation_folder),
             held_out=data.held_out,
             halve_jpeg=data.halve_jpeg,
             crop=data.crop,
@@ -91,3 +95,7 @@ class Workshop:
         return (
             f"client {self.node.client}, task {self.node.task}, cycle {order.cycle}, {order.phase}, round {order.round}"
         )
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text).expanduser()

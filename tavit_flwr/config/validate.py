@@ -69,7 +69,10 @@ def validate(config: TavitConfig) -> None:
     for key, value in positive.items():
         if value <= 0:
             raise ConfigError("a number above zero", repr(value), f"configuration key '{key}'")
-    for key, value in {"federation.quorum": config.federation.quorum, "federation.fraction": config.federation.fraction}.items():
+    for key, value in {
+        "federation.quorum": config.federation.quorum,
+        "federation.fraction": config.federation.fraction,
+    }.items():
         if not 0 < value <= 1:
             raise ConfigError("a fraction in (0, 1]", repr(value), f"configuration key '{key}'")
     for name in (*config.tasks, *(task.body for task in config.tasks.values())):

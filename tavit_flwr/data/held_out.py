@@ -29,8 +29,8 @@ class HeldOut:
 
     name: str
     variant: str
-    degraded_CHW: Tensor  # noqa: N815
-    clean_CHW: Tensor  # noqa: N815
+    degraded_CHW: Tensor
+    clean_CHW: Tensor
 
 
 def held_out_pairs(images: ImageSet, degrade: Degrade | None, *, seed: int, task: str) -> Iterator[HeldOut]:

@@ -19,8 +19,8 @@ from tavit_flwr.seeding import generator
 class Batch:
     """Crops for one step, float32 in [-1, 1]: [B, 3, P, P] each."""
 
-    degraded_BCPP: Tensor  # noqa: N815
-    clean_BCPP: Tensor  # noqa: N815
+    degraded_BCPP: Tensor
+    clean_BCPP: Tensor
 
 
 class BatchStream:

@@ -146,10 +146,11 @@ PRESETS: dict[str, Preset] = {
     ),
     "small": Preset(
         name="small",
-        width=32,
+        width=16,
         body_layers=4,
         body_heads=4,
         body_ffn=256,
+        attention_head_dim=8,
         global_residual=True,
         use_finest_skip=True,
     ),

@@ -70,13 +70,17 @@ class BodyHost:
         """Run one client's request through the frozen body."""
         return body_forward(self.body, smashed, input_gradient=input_gradient, moves=False)
 
-    def forward_moving(self, smashed: Sequence[Tensor], *, input_gradient: bool, step_path: tuple[str | int, ...]) -> BodyPass:
+    def forward_moving(
+        self, smashed: Sequence[Tensor], *, input_gradient: bool, step_path: tuple[str | int, ...]
+    ) -> BodyPass:
         """Run the cohort as one batch, with dropout drawn from the step's own name."""
         with self._moving, torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self._seed, "dropout", self.name, *step_path))
             return body_forward(self.body, torch.cat(list(smashed)), input_gradient=input_gradient, moves=True)
 
-    def backward_and_step(self, body_pass: BodyPass, gradients: Sequence[Tensor], weights: Sequence[float]) -> list[Tensor]:
+    def backward_and_step(
+        self, body_pass: BodyPass, gradients: Sequence[Tensor], weights: Sequence[float]
+    ) -> list[Tensor]:
         """Step the body on the weighted mean of the cohort's gradients.
 
         Parameters

@@ -120,7 +120,10 @@ def latest(folder: Path) -> Checkpoint:
         return Checkpoint(state, load_file(path / "weights.safetensors"), moments)
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise CheckpointError(
-            "a readable checkpoint", f"{type(error).__name__}: {error}", str(path), "delete that folder to use the one before"
+            "a readable checkpoint",
+            f"{type(error).__name__}: {error}",
+            str(path),
+            "delete that folder to use the one before",
         ) from error
 
 
@@ -135,7 +138,9 @@ def check_same_experiment(saved: Mapping[str, Any], now: Mapping[str, Any]) -> N
     CheckpointError
         Naming the keys that differ.
     """
-    differing = [key for key in _differences(saved, now) if key not in _FREE_KEYS and key.split(".")[0] not in _FREE_GROUPS]
+    differing = [
+        key for key in _differences(saved, now) if key not in _FREE_KEYS and key.split(".")[0] not in _FREE_GROUPS
+    ]
     if differing:
         raise CheckpointError(
             "the configuration of the stopped run", f"other values for {', '.join(differing)}", "resume=true",

@@ -181,9 +181,7 @@ class Cohort:
         except TavitError as error:
             self._failure = error
         else:
-            self._results = {
-                client: TurnResult(features.get(client), gradients.get(client)) for client in order
-            }
+            self._results = {client: TurnResult(features.get(client), gradients.get(client)) for client in order}
         self._turn = _Turn(number=turn.number + 1)
         self._changed.notify_all()
 

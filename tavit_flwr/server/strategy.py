@@ -71,7 +71,9 @@ class TAViT(Strategy):
     def summary(self) -> None:
         """Log what is about to run."""
         schedule = ", ".join(f"{one.kind} {one.rounds}x{one.steps} steps" for one in self.config.schedule.phases)
-        logger.info("\t├── experiment '%s', preset '%s', seed %s", self.config.name, self.config.model.preset, self.config.seed)
+        logger.info(
+            "\t├── experiment '%s', preset '%s', seed %s", self.config.name, self.config.model.preset, self.config.seed
+        )
         logger.info("\t├── %s cycles of: %s", self.config.schedule.cycles, schedule)
         logger.info("\t├── rounds: %s of %s already done", self._start, len(self.plans))
         logger.info("\t└── outputs: %s", self._output_dir)
@@ -114,9 +116,7 @@ class TAViT(Strategy):
             self._enrol(grid)
             if self.config.schedule.evaluate_first and self._start == 0:
                 self._evaluate_first(grid, timeout_s)
-            result = super().start(
-                grid, initial_arrays, rounds, timeout_s, train_config, evaluate_config, evaluate_fn
-            )
+            result = super().start(grid, initial_arrays, rounds, timeout_s, train_config, evaluate_config, evaluate_fn)
         self._finish(time.monotonic() - began)
         return result
 

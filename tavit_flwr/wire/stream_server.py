@@ -154,9 +154,7 @@ class StreamServer:
         try:
             yield from self._handlers.serve(session, connection)
         except TavitError as error:
-            code = (
-                grpc.StatusCode.INVALID_ARGUMENT if isinstance(error, ProtocolError) else grpc.StatusCode.ABORTED
-            )
+            code = grpc.StatusCode.INVALID_ARGUMENT if isinstance(error, ProtocolError) else grpc.StatusCode.ABORTED
             context.abort(code, str(error))
         finally:
             connection.close()

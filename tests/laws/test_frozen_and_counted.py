@@ -32,7 +32,11 @@ def test_no_gradient_is_computed_for_a_frozen_part(make_lab):
 @pytest.mark.parametrize(
     ("phase", "up", "down"),
     [
-        ("task-specific", {"Smashed": 6, "GradFeatures": 6, "Close": 1}, {"Features": 6, "GradSmashed": 6, "Acknowledged": 1}),
+        (
+            "task-specific",
+            {"Smashed": 6, "GradFeatures": 6, "Close": 1},
+            {"Features": 6, "GradSmashed": 6, "Acknowledged": 1},
+        ),
         (
             "task-agnostic",
             {"Smashed": 1, "GradFeaturesAndSmashed": 5, "GradFeatures": 1, "Close": 1},

@@ -60,6 +60,14 @@ def test_an_image_does_not_depend_on_the_batch_size(degrade):
     assert torch.equal(degrade(clean, generator(5))[:2], degrade(clean[:2], generator(5)))
 
 
+def test_the_generator_moves_on_by_one_draw_per_image_whatever_the_degradation(degrade):
+    used, counted = generator(5), generator(5)
+    degrade(torch.rand(2, 3, 40, 40, generator=generator(1)), used)
+    for _ in range(2):
+        torch.randint(2**63 - 1, (1,), generator=counted)
+    assert torch.equal(used.get_state(), counted.get_state())
+
+
 def test_a_named_variant_leaves_the_other_draws_alone():
     degrade = degradation("rain", {"mix": ["light", "light"]})
     clean = torch.zeros(1, 3, 40, 40)
