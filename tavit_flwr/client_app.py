@@ -59,6 +59,7 @@ def on_query(message: Message, context: Context) -> Message:
                 body=config.tasks[node.task].body,
                 train_images=len(workshop.data.train),
                 held_out_images=len(workshop.data.held_out),
+                shared_held_out=node.shards > 1,
                 slots=slots(),
             )
     except TavitError as error:

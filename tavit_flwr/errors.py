@@ -69,7 +69,7 @@ class SessionError(TavitError):
 
 
 class CheckpointError(_LocalError):
-    """A checkpoint is missing, damaged, or belongs to another configuration; `expected` and `hint` never name a file."""
+    """A checkpoint is missing, damaged, or another configuration's; `expected` and `hint` never name a file."""
 
 
 class QuorumError(TavitError):

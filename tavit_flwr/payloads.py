@@ -78,7 +78,9 @@ DOWN: tuple[type, ...] = (Features, GradSmashed, Acknowledged)
 PART_PREFIXES = ("head/", "tail/")
 
 #: What a node tells of itself when it enrols.
-ENROLMENT_FIELDS = frozenset({"client", "task", "body", "train-images", "held-out-images", "slots", "error"})
+ENROLMENT_FIELDS = frozenset(
+    {"client", "task", "body", "train-images", "held-out-images", "shared-held-out", "slots", "error"}
+)
 
 #: Numbers that a node reports after a training session.
 TRAIN_METRICS = frozenset(

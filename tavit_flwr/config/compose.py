@@ -85,7 +85,7 @@ def compose(overrides: Sequence[str] | str = ()) -> TavitConfig:
     return config
 
 
-def _typed(raw: Any) -> TavitConfig:
+def _typed(raw: object) -> TavitConfig:
     schema = OmegaConf.structured(TavitConfig)
     try:
         merged = OmegaConf.merge(schema, raw)
@@ -101,7 +101,7 @@ def _typed(raw: Any) -> TavitConfig:
     return result
 
 
-def _all_keys(node: Any, prefix: str = "") -> list[str]:
+def _all_keys(node: object, prefix: str = "") -> list[str]:
     keys: list[str] = []
     if isinstance(node, dict):
         for name, value in node.items():

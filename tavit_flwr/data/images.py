@@ -31,8 +31,8 @@ class Sample:
     """
 
     name: str
-    clean_CHW: Tensor  # noqa: N815
-    degraded_CHW: Tensor | None = None  # noqa: N815
+    clean_CHW: Tensor
+    degraded_CHW: Tensor | None = None
 
     def __post_init__(self) -> None:
         for image_CHW in (self.clean_CHW, self.degraded_CHW):

@@ -113,7 +113,7 @@ class BodyHost:
             self.steps += 1
         if grad_smashed is None:
             return []
-        pieces = grad_smashed.split([len(gradient) for gradient in gradients])
+        pieces = torch.split(grad_smashed, [len(gradient) for gradient in gradients])
         return [piece / weight for piece, weight in zip(pieces, weights, strict=True)]
 
     def state(self) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from tavit_flwr.errors import QuorumError, SessionError, TavitError
@@ -191,7 +192,7 @@ class Cohort:
         order = [client for client in self._pass_order if client in self._active]
         weights = dict(zip(order, cohort_weights([self._tasks[client] for client in order]), strict=True))
         # A member that left after the forward pass keeps its rows in the batch, with a gradient of zero.
-        rows = self._pass.features.split(self._pass_rows)
+        rows = torch.split(self._pass.features, self._pass_rows)
         everyone = [
             gradients[client] if client in weights else row.new_zeros(row.shape)
             for client, row in zip(self._pass_order, rows, strict=True)
@@ -209,5 +210,5 @@ class Cohort:
         path = (*self._step_path, self._steps_done)
         batch = [smashed[client] for client in order]
         self._pass = self._host.forward_moving(batch, input_gradient=self._input_gradient, step_path=path)
-        pieces = self._pass.sent.split(self._pass_rows)
+        pieces = torch.split(self._pass.sent, self._pass_rows)
         return dict(zip(order, pieces, strict=True))

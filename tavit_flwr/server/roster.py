@@ -164,6 +164,18 @@ def select(participants: Sequence[Participant], plan: RoundPlan, cohort: int, co
     return sorted(chosen, key=lambda participant: participant.client)
 
 
+def evaluators(participants: Sequence[Participant]) -> list[Participant]:
+    """Clients that hold images out; of those of a task that share the same ones, only the first."""
+    chosen: list[Participant] = []
+    shared: set[str] = set()
+    for one in participants:
+        if one.enrolment.held_out_images and not (one.enrolment.shared_held_out and one.task in shared):
+            chosen.append(one)
+            if one.enrolment.shared_held_out:
+                shared.add(one.task)
+    return chosen
+
+
 def _check_names(participants: Sequence[Participant]) -> None:
     twice = [name for name, count in Counter(one.client for one in participants).items() if count > 1]
     if twice:

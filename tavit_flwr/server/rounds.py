@@ -16,7 +16,7 @@ from tavit_flwr.server.aggregation import ClientWeights, Weights, check_state
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.cohort import Cohort, Member
-from tavit_flwr.server.roster import Participant
+from tavit_flwr.server.roster import Participant, evaluators
 from tavit_flwr.server.schedule import RoundPlan
 from tavit_flwr.server.sessions import EVALUATE, Session
 from tavit_flwr.split.phases import PHASES
@@ -119,16 +119,15 @@ class RoundOpener:
     def evaluate(
         self, plan: RoundPlan, participants: Sequence[Participant], weights: Weights, *, pictures: bool
     ) -> tuple[Round, list[Message]]:
-        """Open one evaluation session per client that holds images out."""
+        """Open one evaluation session per client that holds images out (see `evaluators`)."""
         opened = Round()
         for host in self.hosts.values():
             host.begin_phase(moves=False)
         messages = []
-        for one in participants:
-            if one.enrolment.held_out_images:
-                session = Session(one.client, one.task, self.hosts[one.enrolment.body], EVALUATE, 0)
-                order = self._order(session, plan, 0, pictures=pictures)
-                messages.append(self._message(opened, one, session, order, weights, MessageType.EVALUATE))
+        for one in evaluators(participants):
+            session = Session(one.client, one.task, self.hosts[one.enrolment.body], EVALUATE, 0)
+            order = self._order(session, plan, 0, pictures=pictures)
+            messages.append(self._message(opened, one, session, order, weights, MessageType.EVALUATE))
         return opened, messages
 
     def _order(self, session: Session, plan: RoundPlan, version: int, *, pictures: bool = False) -> Order:

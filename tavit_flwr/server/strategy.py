@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, MetricRecordValues
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
@@ -78,7 +78,7 @@ class TAViT(Strategy):
         logger.info("\t├── rounds: %s of %s already done", self._start, len(self.plans))
         logger.info("\t└── outputs: %s", self._output_dir)
 
-    def start(  # noqa: D417 - the parameters are Flower's
+    def start(
         self,
         grid: Grid,
         initial_arrays: ArrayRecord,
@@ -236,7 +236,7 @@ class TAViT(Strategy):
             return None
         self._opener.service.end_round()
         self._count_bytes()
-        scores: dict[str, float] = {}
+        scores: dict[str, MetricRecordValues] = {}
         for task, group in _by_task(usable).items():
             images = sum(reply.metrics["images"] for reply in group)
             line: dict[str, Any] = {

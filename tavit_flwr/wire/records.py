@@ -97,6 +97,8 @@ class Enrolment:
         What it trains and which body it subscribes to; empty when the experiment has no place for it.
     train_images, held_out_images : int
         How many it has.
+    shared_held_out : bool
+        Whether its held-out images are those of every client of its task; one of them then evaluates for all.
     slots : int
         Clients that can run at once where it runs; 0 means that nothing limits them.
     error : str
@@ -108,6 +110,7 @@ class Enrolment:
     body: str = ""
     train_images: int = 0
     held_out_images: int = 0
+    shared_held_out: bool = False
     slots: int = 0
     error: str = ""
 
@@ -120,7 +123,7 @@ class Enrolment:
         """Read an enrolment; `ProtocolError` when a key is missing or unknown."""
         if set(record) != ENROLMENT_FIELDS:
             raise ProtocolError(f"an enrolment with {sorted(ENROLMENT_FIELDS)}", str(sorted(record)))
-        types = {"client": str, "task": str, "body": str, "error": str}
+        types = {"client": str, "task": str, "body": str, "error": str, "shared-held-out": bool}
         values: dict[str, Any] = {}
         for name, value in record.items():
             if not isinstance(value, types.get(name, int)):

@@ -1,0 +1,35 @@
+# Two commands: `make demo` and `make test`. Both set up their own environment in .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check clean
+
+help: ## Show the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP) ## Make the environment in .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## Train five clients on four tasks, about five minutes on two cores
+	$(BIN)/python -m simulations.demo
+
+test: $(STAMP) ## Run all tests, real Flower runs included
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope
+
+check: $(STAMP) ## Format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## Remove the environment and all outputs
+	rm -rf $(VENV) outputs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,192 @@
+"""A whole federation in one process: the real ClientApp in threads, behind a stand-in for Flower's Grid."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+from PIL import Image
+
+from tavit_flwr import client_app
+from tavit_flwr.config import TavitConfig, compose, to_dict
+from tavit_flwr.server import strategy as strategy_module
+from tavit_flwr.server.aggregation import Weights
+from tavit_flwr.server.checkpoint import check_same_experiment, latest
+from tavit_flwr.server.initial import initial_arrays
+from tavit_flwr.server.roster import wait_for_nodes
+from tavit_flwr.server.strategy import TAViT
+
+#: ``(message, reply) -> reply``; None in place of a reply means that the node never answers.
+Twist = Callable[[Message, Message], Message | None]
+
+
+class FakeGrid(Grid):
+    """Runs the ClientApp for each message in a thread of its own, and gives the replies back.
+
+    Attributes
+    ----------
+    asked, answered : list of Message
+        All that passed, in both directions.
+    """
+
+    def __init__(
+        self,
+        node_configs: list[dict],
+        *,
+        twists: dict[int, Twist] | None = None,
+        silent: Callable[[Message], bool] = lambda _: False,
+        shuffle: int | None = None,
+    ) -> None:
+        self.contexts = {
+            100 + index: Context(1, 100 + index, config, RecordDict(), {}) for index, config in enumerate(node_configs)
+        }
+        self.twists = twists or {}
+        self.silent = silent
+        self.draws = None if shuffle is None else random.Random(shuffle)
+        self.asked: list[Message] = []
+        self.answered: list[Message] = []
+
+    def set_run(self, run) -> None:
+        raise NotImplementedError
+
+    @property
+    def run(self):
+        raise NotImplementedError
+
+    def create_message(self, *args, **kwargs):
+        raise NotImplementedError
+
+    def get_nodes(self):
+        raise NotImplementedError
+
+    def push_messages(self, messages):
+        raise NotImplementedError
+
+    def pull_messages(self, message_ids):
+        raise NotImplementedError
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self.contexts)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        messages = list(messages)
+        self.asked += messages
+        if self.draws:
+            self.draws.shuffle(messages)
+        replies: dict[int, Message] = {}
+
+        def handle(index: int, message: Message) -> None:
+            node = message.metadata.dst_node_id
+            try:
+                reply = client_app.app(message, self.contexts[node])
+            except Exception as error:  # as Flower's simulation does
+                reply = Message(error=Error(1, f"{type(error)}:<'{error}'>"), reply_to=message)
+            twist = self.twists.get(node - 100)
+            changed = twist(message, reply) if twist else reply
+            if changed is not None:
+                replies[index] = changed
+
+        threads = [
+            threading.Thread(target=handle, args=(index, message), daemon=True)
+            for index, message in enumerate(messages)
+            if not self.silent(message)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        result = [replies[index] for index in sorted(replies)]
+        if self.draws:
+            self.draws.shuffle(result)
+        self.answered += result
+        return result
+
+
+@pytest.fixture
+def fake_grid(tmp_path, monkeypatch):
+    """Make a `FakeGrid` of simulated nodes, or of nodes with the given node configurations."""
+    torch.set_num_threads(1)
+    for name, value in (("_run_id", 1), ("_node_id", 1), ("_task_id", 1)):  # a message's sender: Flower sets it
+        monkeypatch.setattr(TaskIdentity, name, value)
+    monkeypatch.setenv("TAVIT_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setattr(
+        strategy_module, "wait_for_nodes", lambda *args: wait_for_nodes(*args, settle_s=0.01)
+    )  # nobody joins late here
+
+    def make(num_nodes: int = 2, *, node_configs: list[dict] | None = None, **options) -> FakeGrid:
+        configs = node_configs or [{"partition-id": i, "num-partitions": num_nodes} for i in range(num_nodes)]
+        return FakeGrid(configs, **options)
+
+    return make
+
+
+def write_images(folder: Path, count: int = 5, side: int = 40, prefix: str = "image") -> Path:
+    """Smooth colour images that differ from each other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, columns = np.mgrid[0:side, 0:side] / side
+    for index in range(count):
+        channels = [128 + 100 * np.sin(3 * rows * (index + 1) + 2 * columns * c + c) for c in range(3)]
+        Image.fromarray(np.stack(channels, -1).astype(np.uint8)).save(folder / f"{prefix}{index}.png")
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path):
+    return write_images(tmp_path / "photographs")
+
+
+@pytest.fixture
+def tiny(images):
+    """Compose the smallest experiment over a folder of small images."""
+
+    def make(*overrides: str) -> TavitConfig:
+        return compose(
+            [
+                "experiment=tiny", "data.source=folder", f"data.folder={images}", "data.held_out=1",
+                "compute.client_threads=1", "compute.server_threads=1", "wire.join_timeout_s=20",
+                "wire.step_timeout_s=20", "wire.session_timeout_s=60", "schedule.evaluate_first=false",
+                "evaluation.pictures=false", *overrides,
+            ]
+        )  # fmt: skip
+
+    return make
+
+
+def phases(*kinds: str, steps: int = 2, rounds: int = 1) -> str:
+    """Override of the schedule."""
+    return "schedule.phases=[" + ",".join(f"{{kind: {k}, rounds: {rounds}, steps: {steps}}}" for k in kinds) + "]"
+
+
+def run_experiment(config: TavitConfig, out: Path, grid: Grid, rounds: int | None = None, resume: bool = False):
+    """Do what `server_app.main` does, and return the last checkpoint."""
+    if resume:
+        checkpoint = latest(out / "checkpoints")
+        check_same_experiment(checkpoint.state.config, to_dict(config))
+        strategy, arrays = TAViT(config, out, checkpoint), Weights.from_flat(checkpoint.weights).to_arrays()
+    else:
+        strategy, arrays = TAViT(config, out), initial_arrays(config)
+    strategy.start(grid=grid, initial_arrays=arrays, num_rounds=rounds)
+    return latest(out / "checkpoints")
+
+
+@pytest.fixture
+def run():
+    return run_experiment
+
+
+@pytest.fixture
+def make_images():
+    return write_images
+
+
+@pytest.fixture
+def make_phases():
+    return phases
