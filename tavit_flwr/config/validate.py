@@ -78,6 +78,11 @@ def validate(config: TavitConfig) -> None:
     for name in (*config.tasks, *(task.body for task in config.tasks.values())):
         if not _NAME.match(name):
             raise ConfigError("names of tasks and bodies in [a-z0-9_-], at most 32 long", repr(name), "group 'task'")
+    if config.evaluation.stride > config.data.crop:
+        raise ConfigError(
+            f"at most data.crop={config.data.crop}", repr(config.evaluation.stride),
+            "configuration key 'evaluation.stride'", "windows further apart than their side leave gaps",
+        )  # fmt: skip
     if not config.schedule.phases:
         raise ConfigError("at least one phase", "none", "configuration key 'schedule.phases'")
     if not config.clients:

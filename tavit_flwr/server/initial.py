@@ -8,15 +8,21 @@ from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
 from tavit_flwr.config import TavitConfig
-from tavit_flwr.errors import ModelError
+from tavit_flwr.errors import ConfigError, ModelError
 from tavit_flwr.models import Preset, build_body, build_head, build_tail, initialise_part, preset
 from tavit_flwr.server.aggregation import State, Weights, check_state
 from tavit_flwr.server.body_host import BodyHost
 
 
 def preset_of(config: TavitConfig) -> Preset:
-    """The architecture that a configuration asks for."""
-    return preset(config.model.preset, **config.model.overrides)
+    """The architecture that a configuration asks for; `ConfigError` when its crops do not fit."""
+    architecture = preset(config.model.preset, **config.model.overrides)
+    if config.data.crop % architecture.scale:
+        raise ConfigError(
+            f"a multiple of {architecture.scale}", repr(config.data.crop), "configuration key 'data.crop'",
+            f"preset '{architecture.name}' halves each side {architecture.scale.bit_length() - 1} times",
+        )  # fmt: skip
+    return architecture
 
 
 def initial_weights(config: TavitConfig) -> Weights:

@@ -235,6 +235,10 @@ class TAViT(Strategy):
         if not self._round.sessions:
             return None
         self._opener.service.end_round()
+        if not usable:
+            raise QuorumError(
+                "scores from at least one client", "none", f"evaluation after {phase}", "; ".join(self._round.problems)
+            )
         self._count_bytes()
         scores: dict[str, MetricRecordValues] = {}
         for task, group in _by_task(usable).items():

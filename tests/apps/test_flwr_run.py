@@ -1,0 +1,87 @@
+"""The real thing: `flwr run` with Ray, two clients in actors of their own, TLS streams, real photographs."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from simulations.demo import gather_pictures
+from simulations.flower import local_flower
+
+SMALL = "experiment=tiny data.batch_size=1 evaluation.stride=32 evaluation.batch_size=128"
+
+
+def processes_with(marker: str) -> list[int]:
+    """Pids whose environment holds a marker: everything that a run started, whoever is its parent."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if marker.encode() in (entry / "environ").read_bytes() and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A stopped and resumed run is checked elsewhere; here, one run at two slots and one at Flower's default."""
+    home = tmp_path_factory.mktemp("flower")
+    outcomes = {}
+    with local_flower(home / "flwr", {"TAVIT_STATE_DIR": str(home / "state")}) as flower:
+        for name, clients in (("together", 2), ("default", None)):
+            outcomes[name] = flower.run(f"{SMALL} output_dir={home / name}", clients, timeout_s=180)
+    return home, outcomes
+
+
+def test_every_client_takes_part_and_results_are_written(runs):
+    home, outcomes = runs
+    assert outcomes["together"].completed, outcomes["together"].log[-3000:]
+    results = json.loads((home / "together" / "results.json").read_text())
+    assert set(results["tasks"]) == {"denoise", "deblock"}
+    for row in results["tasks"].values():
+        assert {"psnr_db", "ssim", "input_psnr_db", "input_ssim", "images"} <= set(row)
+        assert row["images"] == 2
+        assert 10 < row["input_psnr_db"] < 40
+    assert results["steps"] == 2 * (3 + 3)
+    assert results["body_steps"] == 3
+    assert results["bytes_up"] > 0
+    assert results["bytes_down"] > 0
+    assert results["wall_s"] > 0
+    assert results["config"]["clients"] == ["denoise", "deblock"]
+    lines = [json.loads(line) for line in (home / "together" / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if line["event"] == "train"]
+    assert [(line["phase"], line["task"]) for line in trained] == [
+        ("task-specific", "denoise"),
+        ("task-specific", "deblock"),
+        ("task-agnostic", "denoise"),
+        ("task-agnostic", "deblock"),
+    ]
+    assert all(line["left_out"] == [] for line in trained)
+    assert len([line for line in lines if line["event"] == "evaluate"]) == 2 * 3
+
+
+def test_pictures_and_moments_stay_with_the_clients(runs):
+    home, _ = runs
+    assert {path.name for path in gather_pictures(home / "state", home / "pictures")} == {"denoise.png", "deblock.png"}
+    assert list((home / "state").glob("*/*/moments-000001.safetensors"))
+    assert (home / "together" / "checkpoints" / "round-000002" / "state.json").is_file()
+
+
+def test_the_default_federation_says_what_it_cannot_do_and_does_the_rest(runs):
+    """Flower's default offers two nodes; on a machine of two cores they share one slot."""
+    home, outcomes = runs
+    outcome = outcomes["default"]
+    assert outcome.completed, outcome.log[-3000:]
+    results = json.loads((home / "default" / "results.json").read_text())
+    assert set(results["tasks"]) == {"denoise", "deblock"}
+    if os.cpu_count() == 2:
+        assert "only 1 of 2 clients can run at once" in outcome.log
+        assert "init-args-num-cpus=2" in outcome.log
+        assert results["steps"] == 2 * 3 + 1 * 3
+
+
+def test_nothing_is_left_behind(runs):
+    home, _ = runs
+    assert processes_with(str(home / "flwr")) == []
