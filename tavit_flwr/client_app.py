@@ -29,7 +29,7 @@ Handler = Callable[[Message, Context], Message]
 
 
 def _told(handler: Handler) -> Handler:
-    """Turn this project's errors into error replies that say what happened, without a traceback."""
+    """Turn errors into error replies that say what happened and name no file of this node."""
 
     @wraps(handler)
     def handle(message: Message, context: Context) -> Message:
@@ -38,6 +38,10 @@ def _told(handler: Handler) -> Handler:
         except TavitError as error:
             logger.error("%s", error)
             return Message(error=Error(ERROR_CODE, error.told()), reply_to=message)
+        except Exception as error:  # the border of this node: a traceback may name its files, so it stays here
+            logger.exception("unexpected error")
+            reason = f"unexpected {type(error).__name__}; this node's log has the traceback"
+            return Message(error=Error(ERROR_CODE, reason), reply_to=message)
 
     return handle
 

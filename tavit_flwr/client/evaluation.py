@@ -17,10 +17,14 @@ from tavit_flwr.errors import DataError
 from tavit_flwr.models import Head, Tail
 from tavit_flwr.payloads import Features, Smashed
 from tavit_flwr.restoration import psnr_db, restore_tiled, ssim
+from tavit_flwr.restoration.metrics import Channel
 from tavit_flwr.split.client_side import head_forward, tail_restore
 from tavit_flwr.split.phases import set_moving
 from tavit_flwr.wire.carrier import Carrier
 from tavit_flwr.wire.records import Order
+
+#: PSNR of two equal images is infinite; such an image counts as this.
+MOST_DB = 100.0
 
 
 class SplitRestorer:
@@ -98,15 +102,19 @@ def evaluate(workshop: Workshop, order: Order, arrays: ArrayRecord) -> dict[str,
 
 
 def score(degraded_CHW: Tensor, restored_CHW: Tensor, clean_CHW: Tensor) -> dict[str, float]:
-    """Scores of one image under the names of `EVALUATE_METRICS`."""
+    """Scores of one image under the names of `EVALUATE_METRICS`; PSNR is capped at `MOST_DB`, so that means exist."""
     return {
-        "psnr-db": psnr_db(restored_CHW, clean_CHW),
+        "psnr-db": _capped_db(restored_CHW, clean_CHW),
         "ssim": ssim(restored_CHW, clean_CHW),
-        "input-psnr-db": psnr_db(degraded_CHW, clean_CHW),
+        "input-psnr-db": _capped_db(degraded_CHW, clean_CHW),
         "input-ssim": ssim(degraded_CHW, clean_CHW),
-        "psnr-y-db": psnr_db(restored_CHW, clean_CHW, channel="y"),
+        "psnr-y-db": _capped_db(restored_CHW, clean_CHW, channel="y"),
         "ssim-y": ssim(restored_CHW, clean_CHW, channel="y"),
     }
+
+
+def _capped_db(image_CHW: Tensor, clean_CHW: Tensor, channel: Channel = "rgb") -> float:
+    return min(MOST_DB, psnr_db(image_CHW, clean_CHW, channel=channel))
 
 
 def save_picture(path: Path, images_CHW: list[Tensor], gap_px: int = 4) -> None:

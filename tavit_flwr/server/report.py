@@ -4,53 +4,123 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tavit_flwr.files import write_json
+from tavit_flwr.server.rounds import Reply, Round
+from tavit_flwr.server.schedule import RoundPlan
 
 logger = logging.getLogger("flwr")
 
+_SCORES = ("psnr-db", "ssim", "input-psnr-db", "input-ssim", "psnr-y-db", "ssim-y")
+_LOSSES_AND_TIMES = ("loss-first", "loss-last", "loss-mean", "compute-s", "wait-s")
+
 
 class Report:
-    """One JSON line per round and task, and the summary.
+    """One JSON line per round and task, the totals, and the summary.
 
     Parameters
     ----------
     folder : Path
         Gets ``metrics.jsonl`` and ``results.json``.
     history : list of dict
-        Lines of the run so far; a resumed run rewrites the file from them.
+        Lines of the run so far; a resumed run rewrites the file from them. Grows in place.
+    totals : dict
+        Steps, bytes and seconds so far. Grows in place.
     """
 
-    def __init__(self, folder: Path, history: list[dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, history: list[dict[str, Any]], totals: dict[str, float]) -> None:
         self.history = history
+        self._totals = totals
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._lines = folder / "metrics.jsonl"
         self._lines.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in history))
 
-    def add(self, line: dict[str, Any]) -> None:
-        """Append one line, to memory and file, and say it in the log."""
-        self.history.append(line)
-        with self._lines.open("a") as handle:
-            handle.write(json.dumps(line, sort_keys=True) + "\n")
+    def count(self, amounts: Mapping[str, float]) -> None:
+        """Add to the totals."""
+        for name, amount in amounts.items():
+            self._totals[name] = self._totals.get(name, 0) + amount
 
-    def results(self, summary: dict[str, Any]) -> Path:
+    def training(self, plan: RoundPlan, opened: Round, usable: Sequence[Reply], wall_s: float) -> None:
+        """Report a round of training: a line per task, and the rate."""
+        steps = sum(reply.metrics["steps"] for reply in usable)
+        up, down = opened.total_bytes()
+        body_steps = sum(cohort.steps_done for cohort in opened.cohorts)
+        self.count({"steps": steps, "body_steps": body_steps, "bytes_up": up, "bytes_down": down})
+        for task, replies in _by_task(usable).items():
+            line = {
+                "event": "train", "round": plan.index, "cycle": plan.half_cycle, "phase": plan.phase,
+                "task": task, "clients": [reply.participant.client for reply in replies],
+                "bytes_up": up, "bytes_down": down, "wall_s": round(wall_s, 3), "left_out": opened.problems,
+            }  # fmt: skip
+            for key in _LOSSES_AND_TIMES:
+                line[key.replace("-", "_")] = sum(reply.metrics[key] for reply in replies) / len(replies)
+            self._add(line)
+            fresh = [reply.participant.client for reply in replies if reply.metrics["fresh-moments"]]
+            if fresh:
+                logger.warning("lost their private store and started with fresh moments: %s", ", ".join(fresh))
+            logger.info("\t%-10s loss %.5f -> %.5f", task, line["loss_first"], line["loss_last"])
+        logger.info(
+            "\t%.0f client-steps in %.1f s: %.1f client-steps/s, %.1f MiB up, %.1f MiB down",
+            steps, wall_s, steps / wall_s, up / 2**20, down / 2**20,
+        )  # fmt: skip
+
+    def evaluation(self, plan: RoundPlan, opened: Round, usable: Sequence[Reply]) -> dict[str, float]:
+        """Report an evaluation: a line per task with means over its images.
+
+        Returns
+        -------
+        dict
+            Task name to PSNR, dB.
+        """
+        up, down = opened.total_bytes()
+        self.count({"bytes_up": up, "bytes_down": down})
+        psnr_db = {}
+        for task, replies in _by_task(usable).items():
+            images = sum(reply.metrics["images"] for reply in replies)
+            line: dict[str, Any] = {
+                "event": "evaluate", "round": plan.index, "cycle": plan.half_cycle, "phase": plan.phase,
+                "task": task, "images": int(images), "left_out": opened.problems,
+            }  # fmt: skip
+            for key in _SCORES:
+                mean = sum(reply.metrics[key] * reply.metrics["images"] for reply in replies) / images
+                line[key.replace("-", "_")] = mean
+            psnr_db[task] = line["psnr_db"]
+            self._add(line)
+            logger.info(
+                "\t%-10s PSNR %.2f dB (input %.2f), SSIM %.4f (input %.4f)",
+                task, line["psnr_db"], line["input_psnr_db"], line["ssim"], line["input_ssim"],
+            )  # fmt: skip
+        return psnr_db
+
+    def results(self, config: dict[str, Any], rounds: int) -> Path:
         """Write ``results.json``; the last evaluation of each task is its result, the first its beginning."""
         tasks: dict[str, dict[str, Any]] = {}
         for line in self.history:
             if line["event"] != "evaluate":
                 continue
-            scores = {key: line[key] for key in line if key not in ("event", "round", "cycle", "phase", "task", "time")}
             before = tasks.get(line["task"], {}).get("before", {"psnr_db": line["psnr_db"], "ssim": line["ssim"]})
-            tasks[line["task"]] = {**scores, "before": before}
+            scores = {key.replace("-", "_"): line[key.replace("-", "_")] for key in _SCORES}
+            tasks[line["task"]] = {**scores, "images": line["images"], "before": before}
+        totals = {name: value if name == "wall_s" else int(value) for name, value in self._totals.items()}
         path = self._folder / "results.json"
-        write_json(path, {"tasks": tasks, **summary})
+        write_json(path, {"tasks": tasks, **totals, "rounds": rounds, "config": config})
+        logger.info("held-out images, PSNR:\n%s", table(self.history))
+        logger.info("results: %s", path)
         return path
 
+    def _add(self, line: dict[str, Any]) -> None:
+        line["time"] = time.time()
+        self.history.append(line)
+        with self._lines.open("a") as handle:
+            handle.write(json.dumps(line, sort_keys=True) + "\n")
 
-def table(history: list[dict[str, Any]]) -> str:
+
+def table(history: Sequence[dict[str, Any]]) -> str:
     """PSNR of each task's held-out photographs: input, before training, after it."""
     rows = [f"{'task':<12}{'images':>7}{'input dB':>10}{'before':>9}{'after':>9}{'gain over input':>17}"]
     lines = [line for line in history if line["event"] == "evaluate"]
@@ -63,3 +133,10 @@ def table(history: list[dict[str, Any]]) -> str:
             f"{last['psnr_db']:>9.2f}{gain:>+14.2f} dB"
         )
     return "\n".join(rows)
+
+
+def _by_task(replies: Sequence[Reply]) -> dict[str, list[Reply]]:
+    groups: dict[str, list[Reply]] = {}
+    for reply in replies:
+        groups.setdefault(reply.participant.task, []).append(reply)
+    return groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -157,7 +158,22 @@ class RoundOpener:
         return Message(content=content_of(order=order, arrays=arrays), message_type=kind, dst_node_id=one.node_id)
 
 
-def sort_replies(opened: Round, replies: Iterable[Message], weights: Weights, *, expect_weights: bool) -> list[Reply]:
+@dataclass(frozen=True)
+class _Kind:
+    """What a usable reply holds: its metrics, the one that must be above zero, and whether weights come with it."""
+
+    metrics: frozenset[str]
+    counted: str
+    weights: bool
+
+
+#: What replies hold in rounds where clients' parts move, where they are frozen, and in evaluation.
+MOVED = _Kind(TRAIN_METRICS, "num-examples", weights=True)
+FROZEN = _Kind(TRAIN_METRICS, "num-examples", weights=False)
+SCORES = _Kind(EVALUATE_METRICS, "images", weights=False)
+
+
+def sort_replies(opened: Round, replies: Iterable[Message], weights: Weights, kind: _Kind) -> list[Reply]:
     """Keep the replies that can be used, and write down why the others cannot.
 
     Nothing raises here: a client that answers with an error, with NaN, with odd tensors, or not at all is left out by
@@ -176,7 +192,7 @@ def sort_replies(opened: Round, replies: Iterable[Message], weights: Weights, *,
             opened.problems.append(f"{who}: {message.error.reason}")
             continue
         try:
-            usable.append(_read(opened, message, participant, weights, who, expect_weights=expect_weights))
+            usable.append(_read(opened, message, participant, weights, who, kind))
         except (ProtocolError, KeyError, TypeError, ValueError) as error:
             opened.problems.append(f"{who}: {error}")
     for node, (_, session) in sorted(silent.items()):
@@ -186,29 +202,26 @@ def sort_replies(opened: Round, replies: Iterable[Message], weights: Weights, *,
     return sorted(usable, key=lambda reply: reply.participant.client)
 
 
-def _read(
-    opened: Round, message: Message, participant: Participant, weights: Weights, who: str, *, expect_weights: bool
-) -> Reply:
+def _read(opened: Round, message: Message, participant: Participant, weights: Weights, who: str, kind: _Kind) -> Reply:
     content: Any = message.content
-    allowed = TRAIN_METRICS if expect_weights or ARRAYS in content else TRAIN_METRICS | EVALUATE_METRICS
     metrics = {name: _number(name, value, who) for name, value in content[METRICS].items()}
-    unknown = sorted(set(metrics) - allowed)
-    if unknown:
-        raise ProtocolError("the known metrics", f"{unknown}", who)
-    if not expect_weights:
+    if set(metrics) != kind.metrics:
+        missing, unknown = sorted(kind.metrics - set(metrics)), sorted(set(metrics) - kind.metrics)
+        raise ProtocolError("all the known metrics and no other", f"missing {missing}, unknown {unknown}", who)
+    if metrics[kind.counted] <= 0:
+        raise ProtocolError(f"'{kind.counted}' above zero", str(metrics[kind.counted]), who)
+    if not kind.weights:
         return Reply(participant, metrics, None)
     arrays: ArrayRecord = content[ARRAYS]
     opened.bytes_up += arrays_bytes(arrays)
     head, tail = arrays_to_parts(arrays)
     check_state(head, weights.heads[participant.task], f"{who}, head")
     check_state(tail, weights.tails[participant.task], f"{who}, tail")
-    examples = metrics.get("num-examples", 0.0)
-    if not 0 < examples < float("inf"):
-        raise ProtocolError("num-examples above zero", str(examples), who)
+    examples = metrics[kind.counted]
     return Reply(participant, metrics, ClientWeights(participant.client, participant.task, examples, head, tail))
 
 
 def _number(name: str, value: object, who: str) -> float:
-    if not isinstance(value, int | float) or value != value:
-        raise ProtocolError(f"a number for metric '{name}'", repr(value), who)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ProtocolError(f"a finite number for metric '{name}'", repr(value), who)
     return float(value)

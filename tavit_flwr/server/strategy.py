@@ -6,11 +6,10 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, MetricRecordValues
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
@@ -20,9 +19,9 @@ from tavit_flwr.server.aggregation import Weights, average
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.checkpoint import Checkpoint, RunState, save
 from tavit_flwr.server.initial import build_hosts, load_weights
-from tavit_flwr.server.report import Report, table
+from tavit_flwr.server.report import Report
 from tavit_flwr.server.roster import Participant, check_cohort, enrol, select, wait_for_nodes
-from tavit_flwr.server.rounds import Reply, Round, RoundOpener, sort_replies
+from tavit_flwr.server.rounds import FROZEN, MOVED, SCORES, Reply, Round, RoundOpener, sort_replies
 from tavit_flwr.server.schedule import RoundPlan, plan
 from tavit_flwr.split.phases import PHASES
 
@@ -59,12 +58,13 @@ class TAViT(Strategy):
         self.state = resume_from.state if resume_from else RunState(uuid.uuid4().hex, 0, to_dict(config))
         self._start = self.state.round
         self._output_dir = output_dir
-        self._report = Report(output_dir, self.state.history)
+        self._report = Report(output_dir, self.state.history, self.state.totals)
         self._hosts = build_hosts(config, resume_from.moments if resume_from else {})
         self._participants: list[Participant] = []
         self._cohort = 0
         self._round = Round()
         self._round_began = 0.0
+        self._clock = 0.0
         self._weights: Weights
         self._opener: RoundOpener
 
@@ -109,7 +109,7 @@ class TAViT(Strategy):
         timeout_s = self.config.federation.round_timeout_s if timeout is None else timeout
         self._weights = Weights.from_arrays(initial_arrays)
         load_weights(self._hosts, self._weights, self.config)
-        began = time.monotonic()
+        self._clock = time.monotonic()
         with BodyService(self.config.wire, self.config.compute.server_threads) as service:
             self._opener = RoundOpener(service, self._hosts, self.config, to_json(self.config), self.state.run_key)
             logger.info("body service at %s, %s", service.address, "TLS" if service.certificate else "NO TLS")
@@ -117,7 +117,8 @@ class TAViT(Strategy):
             if self.config.schedule.evaluate_first and self._start == 0:
                 self._evaluate_first(grid, timeout_s)
             result = super().start(grid, initial_arrays, rounds, timeout_s, train_config, evaluate_config, evaluate_fn)
-        self._finish(time.monotonic() - began)
+        self._count_wall()
+        self._report.results(to_dict(self.config), self.state.round)
         return result
 
     def configure_train(
@@ -146,7 +147,7 @@ class TAViT(Strategy):
         """
         current = self._plan(server_round)
         phase = PHASES[current.phase]
-        usable = sort_replies(self._round, replies, self._weights, expect_weights=phase.client_moves)
+        usable = sort_replies(self._round, replies, self._weights, MOVED if phase.client_moves else FROZEN)
         self._opener.service.end_round()
         self._check_quorum(usable, current)
         returned = [reply.weights for reply in usable if reply.weights is not None]
@@ -156,8 +157,8 @@ class TAViT(Strategy):
             self.state.versions[reply.participant.client] = current.index
         if phase.body_moves:
             self._weights.bodies = {name: host.state() for name, host in self._hosts.items()}
-        self._report_training(current, usable)
-        return self._weights.to_arrays(), MetricRecord({"steps": float(sum(r.metrics["steps"] for r in usable))})
+        self._report.training(current, self._round, usable, time.monotonic() - self._round_began)
+        return self._weights.to_arrays(), MetricRecord({"steps": sum(reply.metrics["steps"] for reply in usable)})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -174,8 +175,9 @@ class TAViT(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Average the clients' scores task by task, and write the round's checkpoint."""
         current = self._plan(server_round)
-        record = self._report_evaluation(current.index, current.half_cycle, current.phase, replies)
+        record = self._score(current, replies)
         self.state.round = current.index
+        self._count_wall()
         moments = {name: host.moments() for name, host in self._hosts.items()}
         checkpoint = Checkpoint(self.state, self._weights.flat(), moments)
         save(self._output_dir / "checkpoints", checkpoint, self.config.keep_checkpoints)
@@ -193,7 +195,7 @@ class TAViT(Strategy):
     def _evaluate_first(self, grid: Grid, timeout_s: float) -> None:
         before = RoundPlan(0, 0, "before training", 0, 0, True, 0.0)
         self._round, messages = self._opener.evaluate(before, self._participants, self._weights, pictures=False)
-        self._report_evaluation(0, 0.0, before.phase, grid.send_and_receive(messages, timeout=timeout_s))
+        self._score(before, grid.send_and_receive(messages, timeout=timeout_s))
 
     def _check_quorum(self, usable: list[Reply], current: RoundPlan) -> None:
         least = max(1, math.ceil(self.config.federation.quorum * len(self._round.sessions) - 1e-9))
@@ -204,79 +206,20 @@ class TAViT(Strategy):
                 "; ".join(self._round.problems) + "; run again with resume=true when they are back",
             )  # fmt: skip
 
-    def _report_training(self, current: RoundPlan, usable: list[Reply]) -> None:
-        wall_s = time.monotonic() - self._round_began
-        steps = sum(reply.metrics["steps"] for reply in usable)
-        up, down = self._count_bytes()
-        self._count({"steps": steps, "body_steps": sum(cohort.steps_done for cohort in self._round.cohorts)})
-        for task, replies in _by_task(usable).items():
-            line: dict[str, Any] = {
-                "event": "train", "round": current.index, "cycle": current.half_cycle, "phase": current.phase,
-                "task": task, "clients": [reply.participant.client for reply in replies],
-                "bytes_up": up, "bytes_down": down, "wall_s": round(wall_s, 3),
-                "left_out": self._round.problems, "time": time.time(),
-            }  # fmt: skip
-            for key in ("loss-first", "loss-last", "loss-mean", "compute-s", "wait-s"):
-                line[key.replace("-", "_")] = sum(reply.metrics[key] for reply in replies) / len(replies)
-            self._report.add(line)
-            fresh = [reply.participant.client for reply in replies if reply.metrics.get("fresh-moments")]
-            if fresh:
-                logger.warning("lost their private store and started with fresh moments: %s", ", ".join(fresh))
-            logger.info("\t%-10s loss %.5f -> %.5f", task, line["loss_first"], line["loss_last"])
-        logger.info(
-            "\t%.0f client-steps in %.1f s: %.1f client-steps/s, %.1f MiB up, %.1f MiB down",
-            steps, wall_s, steps / wall_s, up / 2**20, down / 2**20,
-        )  # fmt: skip
-
-    def _report_evaluation(
-        self, index: int, half_cycle: float, phase: str, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        usable = sort_replies(self._round, replies, self._weights, expect_weights=False)
+    def _score(self, current: RoundPlan, replies: Iterable[Message]) -> MetricRecord | None:
+        usable = sort_replies(self._round, replies, self._weights, SCORES)
         if not self._round.sessions:
             return None
         self._opener.service.end_round()
         if not usable:
             raise QuorumError(
-                "scores from at least one client", "none", f"evaluation after {phase}", "; ".join(self._round.problems)
-            )
-        self._count_bytes()
-        scores: dict[str, MetricRecordValues] = {}
-        for task, group in _by_task(usable).items():
-            images = sum(reply.metrics["images"] for reply in group)
-            line: dict[str, Any] = {
-                "event": "evaluate", "round": index, "cycle": half_cycle, "phase": phase, "task": task,
-                "images": int(images), "time": time.time(),
-            }  # fmt: skip
-            for key in ("psnr-db", "ssim", "input-psnr-db", "input-ssim", "psnr-y-db", "ssim-y"):
-                mean = sum(reply.metrics[key] * reply.metrics["images"] for reply in group) / images
-                line[key.replace("-", "_")] = mean
-            scores[f"{task}-psnr-db"] = line["psnr_db"]
-            self._report.add(line)
-            logger.info(
-                "\t%-10s PSNR %.2f dB (input %.2f), SSIM %.4f (input %.4f)",
-                task, line["psnr_db"], line["input_psnr_db"], line["ssim"], line["input_ssim"],
+                "scores from at least one client", "none", f"evaluation after {current.phase}",
+                "; ".join(self._round.problems),
             )  # fmt: skip
-        return MetricRecord(scores) if scores else None
+        psnr_db = self._report.evaluation(current, self._round, usable)
+        return MetricRecord({f"{task}-psnr-db": value for task, value in psnr_db.items()})
 
-    def _count_bytes(self) -> tuple[int, int]:
-        up, down = self._round.total_bytes()
-        self._count({"bytes_up": up, "bytes_down": down})
-        return up, down
-
-    def _count(self, amounts: Mapping[str, float]) -> None:
-        for name, amount in amounts.items():
-            self.state.totals[name] = self.state.totals.get(name, 0) + amount
-
-    def _finish(self, wall_s: float) -> None:
-        self._count({"wall_s": wall_s})
-        totals = {name: int(value) if name != "wall_s" else value for name, value in self.state.totals.items()}
-        path = self._report.results({**totals, "rounds": self.state.round, "config": to_dict(self.config)})
-        logger.info("held-out images, PSNR:\n%s", table(self._report.history))
-        logger.info("results: %s", path)
-
-
-def _by_task(replies: list[Reply]) -> dict[str, list[Reply]]:
-    groups: dict[str, list[Reply]] = {}
-    for reply in replies:
-        groups.setdefault(reply.participant.task, []).append(reply)
-    return groups
+    def _count_wall(self) -> None:
+        now = time.monotonic()
+        self._report.count({"wall_s": now - self._clock})
+        self._clock = now
