@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from tavit_flwr.client.evaluation import evaluate
-from tavit_flwr.client.node import identify, slots
+from tavit_flwr.client.node import client_name, identify, slots
 from tavit_flwr.client.training import train
 from tavit_flwr.client.workshop import Workshop
 from tavit_flwr.config import from_json
@@ -51,7 +51,7 @@ def _told(handler: Handler) -> Handler:
 def on_query(message: Message, context: Context) -> Message:
     """Enrol: say who this node is, or why it cannot take part."""
     config = from_json(str(message.content.config_records[CONFIG]["config"]))
-    name = str(context.node_config.get("partition-id", "")) or "this node"
+    name = client_name(context.node_config)
     try:
         node = identify(context.node_config, config)
         enrolment = Enrolment(client=node.client, slots=slots())

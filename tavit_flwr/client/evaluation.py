@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from tavit_flwr.split.client_side import head_forward, tail_restore
 from tavit_flwr.split.phases import set_moving
 from tavit_flwr.wire.carrier import Carrier
 from tavit_flwr.wire.records import Order
+
+logger = logging.getLogger("flwr")
 
 #: PSNR of two equal images is infinite; such an image counts as this.
 MOST_DB = 100.0
@@ -89,7 +92,7 @@ def evaluate(workshop: Workshop, order: Order, arrays: ArrayRecord) -> dict[str,
             if order.pictures and len(rows) == 1:
                 folder = PrivateStore(workshop.node.state_dir, order.run_key, workshop.node.client).folder
                 path = folder / "pictures" / f"{workshop.node.task}-{workshop.node.client}.png"
-                save_picture(path, [pair.degraded_CHW, restored, pair.clean_CHW])
+                _try_picture(path, [pair.degraded_CHW, restored, pair.clean_CHW])
         stream.finish(restorer.batches)
     means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
     return means | {
@@ -125,3 +128,11 @@ def save_picture(path: Path, images_CHW: list[Tensor], gap_px: int = 4) -> None:
     pixels = ((torch.cat(columns, dim=2).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(path)
+
+
+def _try_picture(path: Path, images_CHW: list[Tensor]) -> None:
+    """Save a picture, or say why not: the scores must not be lost with it."""
+    try:
+        save_picture(path, images_CHW)
+    except OSError as error:
+        logger.warning("no picture at %s: %s; free space or set evaluation.pictures=false", path, error)

@@ -12,7 +12,7 @@ from flwr.app import UserConfig
 
 from tavit_flwr.client.store import default_state_dir
 from tavit_flwr.config import TaskConfig, TavitConfig
-from tavit_flwr.errors import ConfigError, DataError
+from tavit_flwr.errors import CheckpointError, ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def identify(node_config: UserConfig, config: TavitConfig) -> Node:
     if "partition-id" not in node_config:
         raise ConfigError("'task' or 'partition-id'", f"{sorted(node_config)}", "node configuration")
     partition = int(str(node_config["partition-id"]))
-    client = f"p{partition:04d}"
+    client = client_name(node_config)
     order = places(config.clients)
     if partition >= len(order):
         return Node(client, "", 0, 1, folder, state_dir)
@@ -93,6 +93,11 @@ def identify(node_config: UserConfig, config: TavitConfig) -> Node:
     task = config.clients[index]
     same = [other for other, name in enumerate(config.clients) if name == task]
     return Node(client, task, same.index(index), len(same), folder, state_dir)
+
+
+def client_name(node_config: UserConfig) -> str:
+    """Name of a simulated client; ``unnamed`` outside simulation, before its state folder has been read."""
+    return f"p{int(str(node_config['partition-id'])):04d}" if "partition-id" in node_config else "unnamed"
 
 
 def task_of(node: Node, config: TavitConfig) -> TaskConfig:
@@ -138,4 +143,6 @@ def _kept_name(state_dir: Path) -> str:
             path.write_text(f"n-{uuid.uuid4().hex[:12]}\n")
         return path.read_text().strip()
     except OSError as error:
-        raise ConfigError("a state folder that can be written", str(error), "node configuration 'state-dir'") from error
+        raise CheckpointError(
+            "a state folder that can be written", str(error), str(state_dir), "set the node configuration's state-dir"
+        ) from error

@@ -13,8 +13,6 @@ from torch import Tensor
 from tavit_flwr.errors import CheckpointError
 from tavit_flwr.files import write_tensors
 
-_KEEP = 2
-
 
 class PrivateStore:
     """Moments of one client in one run.
@@ -37,8 +35,17 @@ class PrivateStore:
         """File of one version."""
         return self.folder / f"moments-{version:06d}.safetensors"
 
-    def save(self, version: int, moments: dict[str, Tensor]) -> Path:
-        """Write a version beside and rename it; forget all but the last two.
+    def save(self, version: int, moments: dict[str, Tensor], loaded: int = 0) -> Path:
+        """Write a version beside and rename it; forget all others but the one it continues from.
+
+        Parameters
+        ----------
+        version : int
+            The round that made the moments.
+        moments : dict
+            See `tavit_flwr.split.optimisers.moments`.
+        loaded : int
+            The version that the round began from, which the server may ask for again; 0 keeps the newest older one.
 
         Raises
         ------
@@ -48,9 +55,11 @@ class PrivateStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_tensors(self.path(version), moments)
-            for old in sorted(self.folder.glob("moments-*.safetensors"))[:-_KEEP]:
+            before = {one for one in self.folder.glob("moments-*.safetensors") if one < self.path(version)}
+            kept = {self.path(version), self.path(loaded) if loaded else max(before, default=self.path(version))}
+            for old in set(self.folder.glob("moments-*.safetensors")) - kept:
                 old.unlink(missing_ok=True)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 "room for this client's moments", str(error), f"{self.folder}", "free space or set the node's state-dir"
             ) from error

@@ -55,7 +55,7 @@ def train(
     session = ClientSession(head, tail, optimiser, _batches(workshop, order), phase, workshop.where(order))
     with workshop.stream(order) as stream:
         outcome = session.run(stream, order.steps)
-    path = store.save(order.next_version, moments(optimiser)) if optimiser is not None else None
+    path = store.save(order.next_version, moments(optimiser), order.version) if optimiser is not None else None
     metrics = {
         "loss-first": outcome.losses[0],
         "loss-last": outcome.losses[-1],

@@ -29,7 +29,13 @@ def to_json(config: TavitConfig) -> str:
 
 def from_json(text: str) -> TavitConfig:
     """Read what `to_json` wrote, checked like any other configuration."""
-    config = _typed(OmegaConf.create(json.loads(text)))
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ConfigError("a configuration as JSON", str(error)) from error
+    if not isinstance(values, dict) or "${" in json.dumps(values):  # a resolved configuration asks nobody's environment
+        raise ConfigError("a resolved configuration as one JSON object", "another value or an interpolation")
+    config = _typed(OmegaConf.create(values))
     validate(config)
     return config
 
@@ -67,7 +73,10 @@ def compose(overrides: Sequence[str] | str = ()) -> TavitConfig:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
-    words = shlex.split(overrides) if isinstance(overrides, str) else list(overrides)
+    try:
+        words = shlex.split(overrides) if isinstance(overrides, str) else list(overrides)
+    except ValueError as error:
+        raise ConfigError("overrides quoted as in a shell", str(error), repr(overrides)) from error
     for word in words:
         _refuse_new_key(word)
     folder = conf_dir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 
 from omegaconf import OmegaConf
@@ -52,6 +53,7 @@ def validate(config: TavitConfig) -> None:
         "wire.step_timeout_s": config.wire.step_timeout_s,
         "wire.session_timeout_s": config.wire.session_timeout_s,
         "federation.round_timeout_s": config.federation.round_timeout_s,
+        "federation.wait_for_nodes_s": config.federation.wait_for_nodes_s,
         "federation.enrol_timeout_s": config.federation.enrol_timeout_s,
         "federation.min_nodes": config.federation.min_nodes,
         "keep_checkpoints": config.keep_checkpoints,
@@ -67,7 +69,7 @@ def validate(config: TavitConfig) -> None:
         positive[f"{where}.rounds"] = phase.rounds
         positive[f"{where}.steps"] = phase.steps
     for key, value in positive.items():
-        if value <= 0:
+        if not 0 < value < math.inf:
             raise ConfigError("a number above zero", repr(value), f"configuration key '{key}'")
     for key, value in {
         "federation.quorum": config.federation.quorum,

@@ -15,6 +15,9 @@ from tavit_flwr.split.optimisers import build_optimiser, load_moments, moments
 from tavit_flwr.split.phases import set_moving
 from tavit_flwr.split.server_side import BodyPass, body_backward, body_forward
 
+#: Torch's CPU generator belongs to the whole process: bodies take turns with it.
+_GENERATOR = threading.Lock()
+
 
 class BodyHost:
     """Runs one body for clients, frozen or moving.
@@ -74,7 +77,7 @@ class BodyHost:
         self, smashed: Sequence[Tensor], *, input_gradient: bool, step_path: tuple[str | int, ...]
     ) -> BodyPass:
         """Run the cohort as one batch, with dropout drawn from the step's own name."""
-        with self._moving, torch.random.fork_rng(devices=[]):
+        with self._moving, _GENERATOR, torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self._seed, "dropout", self.name, *step_path))
             return body_forward(self.body, torch.cat(list(smashed)), input_gradient=input_gradient, moves=True)
 

@@ -148,7 +148,8 @@ class BodyService:
             else:
                 both = channel.receive(GradFeaturesAndSmashed, step)
                 gradient, smashed_next = both.grad_features, both.smashed
-                session.host.check(smashed_next, f"{session.where}, step {step + 1}")
+                channel.check_smashed(smashed_next, step + 1)
+                channel.check_shape(smashed_next, smashed, step + 1)
             channel.check_shape(gradient, smashed, step)
             result = cohort.take_turn(session.client, gradient, smashed_next)
             session.steps_done = step + 1
@@ -181,7 +182,7 @@ class BodyService:
             if not isinstance(payload, Smashed):
                 yield channel.pack(Acknowledged(step))
                 return
-            session.host.check(payload.smashed, f"{session.where}, window batch {step}")
+            channel.check_smashed(payload.smashed, step)
             body_pass = self._workers.submit(
                 session.host.forward_frozen, payload.smashed, input_gradient=False
             ).result()

@@ -52,14 +52,21 @@ class Channel:
     def smashed(self, step: int) -> Tensor:
         """Wait for a step's activations and check that they fit the session's body."""
         smashed = self.receive(Smashed, step).smashed
-        self._session.host.check(smashed, f"{self._session.where}, step {step}")
+        self.check_smashed(smashed, step)
         return smashed
 
+    def check_smashed(self, smashed: Tensor, step: int) -> None:
+        """Refuse activations that fit neither the session's body nor its batches: a cohort runs as one batch."""
+        session, where = self._session, f"{self._session.where}, step {step}"
+        session.host.check(smashed, where)
+        if session.shape is not None and tuple(smashed.shape) != session.shape:
+            raise ProtocolError(f"smashed activations of shape {session.shape}", str(tuple(smashed.shape)), where)
+
     def check_shape(self, gradient: Tensor, smashed: Tensor, step: int) -> None:
-        """Refuse a gradient whose shape is not that of the step's activations."""
+        """Refuse a tensor whose shape is not that of the step's activations."""
         if gradient.shape != smashed.shape:
             raise ProtocolError(
-                f"a gradient of shape {tuple(smashed.shape)}",
+                f"a tensor of shape {tuple(smashed.shape)}",
                 str(tuple(gradient.shape)),
                 f"{self._session.where}, step {step}",
             )

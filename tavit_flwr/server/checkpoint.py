@@ -23,6 +23,7 @@ _NAME = re.compile(r"^round-(\d{6})$")
 #: Keys of the configuration that may differ between a run and its resumption.
 _FREE_KEYS = frozenset({"resume", "output_dir", "keep_checkpoints", "name"})
 _FREE_GROUPS = frozenset({"wire", "compute", "federation"})
+_BOUND_KEYS = frozenset({"federation.average", "federation.fraction"})
 
 
 @dataclass
@@ -74,6 +75,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     beside = folder / f".{name}.{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(beside, ignore_errors=True)  # of a killed process that had the same id
         beside.mkdir()
         write_tensors(beside / "weights.safetensors", checkpoint.weights)
         for body, moments in checkpoint.moments.items():
@@ -139,7 +141,9 @@ def check_same_experiment(saved: Mapping[str, Any], now: Mapping[str, Any]) -> N
         Naming the keys that differ.
     """
     differing = [
-        key for key in _differences(saved, now) if key not in _FREE_KEYS and key.split(".")[0] not in _FREE_GROUPS
+        key
+        for key in _differences(saved, now)
+        if key in _BOUND_KEYS or (key not in _FREE_KEYS and key.split(".")[0] not in _FREE_GROUPS)
     ]
     if differing:
         raise CheckpointError(

@@ -25,6 +25,13 @@ def preset_of(config: TavitConfig) -> Preset:
     return architecture
 
 
+def step_shape(config: TavitConfig) -> tuple[int, int, int, int]:
+    """[B, D, G, G] of every training step's tensors."""
+    architecture = preset_of(config)
+    grid = config.data.crop // architecture.scale
+    return config.data.batch_size, architecture.body_dim, grid, grid
+
+
 def initial_weights(config: TavitConfig) -> Weights:
     """Draw every body, head and tail from the run's seed.
 

@@ -92,6 +92,8 @@ def enrol(grid: Grid, nodes: Sequence[int], config: TavitConfig) -> list[Partici
             continue
         if enrolment.error:
             problems.append(f"node {node}, client {enrolment.client}: {enrolment.error}")
+        elif enrolment.task and _misfit(enrolment, config):
+            problems.append(f"node {node}, client {enrolment.client}: {_misfit(enrolment, config)}")
         elif enrolment.task:
             participants.append(Participant(node, enrolment))
         else:
@@ -109,6 +111,13 @@ def enrol(grid: Grid, nodes: Sequence[int], config: TavitConfig) -> list[Partici
     _check_names(participants)
     _say_who(participants, config)
     return participants
+
+
+def _misfit(enrolment: Enrolment, config: TavitConfig) -> str:
+    task = config.tasks.get(enrolment.task)
+    if task is None:
+        return f"expected a task among {sorted(config.tasks)}; received {enrolment.task!r}"
+    return "" if enrolment.body == task.body else f"expected body {task.body!r}; received {enrolment.body!r}"
 
 
 def check_cohort(participants: Sequence[Participant], config: TavitConfig) -> int:

@@ -80,6 +80,8 @@ class RoundOpener:
         The same, as it goes to clients.
     run_key : str
         Names the run for clients' private stores.
+    shape : tuple of int
+        [B, D, G, G] of every training step.
     """
 
     service: BodyService
@@ -87,6 +89,7 @@ class RoundOpener:
     config: TavitConfig
     config_json: str
     run_key: str
+    shape: tuple[int, ...]
 
     def train(
         self, plan: RoundPlan, chosen: Sequence[Participant], weights: Weights, versions: Mapping[str, int]
@@ -112,7 +115,7 @@ class RoundOpener:
         messages = []
         for one in chosen:
             host = self.hosts[one.enrolment.body]
-            session = Session(one.client, one.task, host, plan.phase, plan.steps, cohorts.get(host.name))
+            session = Session(one.client, one.task, host, plan.phase, plan.steps, cohorts.get(host.name), self.shape)
             order = self._order(session, plan, versions.get(one.client, 0))
             messages.append(self._message(opened, one, session, order, weights, MessageType.TRAIN))
         return opened, messages
@@ -193,8 +196,8 @@ def sort_replies(opened: Round, replies: Iterable[Message], weights: Weights, ki
             continue
         try:
             usable.append(_read(opened, message, participant, weights, who, kind))
-        except (ProtocolError, KeyError, TypeError, ValueError) as error:
-            opened.problems.append(f"{who}: {error}")
+        except Exception as error:  # whatever a node can put into a reply costs that node and nobody else
+            opened.problems.append(f"{who}: {type(error).__name__}: {error}")
     for node, (_, session) in sorted(silent.items()):
         opened.problems.append(f"node {node}, {session.where}: no reply before the deadline")
     for problem in opened.problems:

@@ -28,6 +28,8 @@ class Session:
         Exact number of steps; the session ends after them. Ignored in evaluation.
     cohort : Cohort or None
         Where the body moves.
+    shape : tuple of int or None
+        [B, D, G, G] that every step must have; None in evaluation, where only D is fixed.
     ledger : Ledger
         Bytes and frames of this session, as the server sees them.
     steps_done : int
@@ -44,6 +46,7 @@ class Session:
     phase: str
     steps: int
     cohort: Cohort | None = None
+    shape: tuple[int, ...] | None = None
     ledger: Ledger = field(default_factory=Ledger)
     steps_done: int = 0
     used: bool = False

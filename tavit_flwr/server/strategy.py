@@ -18,7 +18,7 @@ from tavit_flwr.errors import ConfigError, QuorumError
 from tavit_flwr.server.aggregation import Weights, average
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.checkpoint import Checkpoint, RunState, save
-from tavit_flwr.server.initial import build_hosts, load_weights
+from tavit_flwr.server.initial import build_hosts, load_weights, step_shape
 from tavit_flwr.server.report import Report
 from tavit_flwr.server.roster import Participant, check_cohort, enrol, select, wait_for_nodes
 from tavit_flwr.server.rounds import FROZEN, MOVED, SCORES, Reply, Round, RoundOpener, sort_replies
@@ -111,7 +111,9 @@ class TAViT(Strategy):
         load_weights(self._hosts, self._weights, self.config)
         self._clock = time.monotonic()
         with BodyService(self.config.wire, self.config.compute.server_threads) as service:
-            self._opener = RoundOpener(service, self._hosts, self.config, to_json(self.config), self.state.run_key)
+            self._opener = RoundOpener(
+                service, self._hosts, self.config, to_json(self.config), self.state.run_key, step_shape(self.config)
+            )
             logger.info("body service at %s, %s", service.address, "TLS" if service.certificate else "NO TLS")
             self._enrol(grid)
             if self.config.schedule.evaluate_first and self._start == 0:
@@ -175,13 +177,14 @@ class TAViT(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Average the clients' scores task by task, and write the round's checkpoint."""
         current = self._plan(server_round)
-        record = self._score(current, replies)
         self.state.round = current.index
-        self._count_wall()
-        moments = {name: host.moments() for name, host in self._hosts.items()}
-        checkpoint = Checkpoint(self.state, self._weights.flat(), moments)
-        save(self._output_dir / "checkpoints", checkpoint, self.config.keep_checkpoints)
-        return record
+        try:
+            return self._score(current, replies)
+        finally:  # the round's training is done, whatever became of its evaluation
+            self._count_wall()
+            moments = {name: host.moments() for name, host in self._hosts.items()}
+            checkpoint = Checkpoint(self.state, self._weights.flat(), moments)
+            save(self._output_dir / "checkpoints", checkpoint, self.config.keep_checkpoints)
 
     def _plan(self, server_round: int) -> RoundPlan:
         return self.plans[self._start + server_round - 1]

@@ -128,6 +128,8 @@ class Enrolment:
         for name, value in record.items():
             if not isinstance(value, types.get(name, int)):
                 raise ProtocolError(f"'{name}' of type {types.get(name, int).__name__}", type(value).__name__)
+            if isinstance(value, int) and value < 0:
+                raise ProtocolError(f"'{name}' of at least 0", str(value))
             values[name.replace("-", "_")] = value
         return cls(**values)
 

@@ -3,15 +3,17 @@
 import json
 import logging
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Message
 
 from tavit_flwr import client_app
-from tavit_flwr.errors import ConfigError, ModelError, QuorumError
+from tavit_flwr.errors import ConfigError, ModelError, ProtocolError, QuorumError
 from tavit_flwr.server.checkpoint import latest
-from tavit_flwr.server.initial import initial_weights
+from tavit_flwr.server.initial import initial_arrays, initial_weights
+from tavit_flwr.server.strategy import TAViT
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -163,7 +165,7 @@ def test_an_odd_evaluation_reply_is_left_out(fake_grid, tiny, tmp_path, run, mak
     assert "left out: node 101" in caplog.text
 
 
-@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("value", [math.inf, math.nan])
 @pytest.mark.parametrize(("kind", "name"), [("evaluate", "psnr-db"), ("train", "loss-mean")])
 def test_a_metric_that_json_cannot_hold_does_not_end_the_run(
     fake_grid, tiny, tmp_path, run, make_phases, kind, name, value
@@ -305,8 +307,9 @@ def test_unusable_images_are_told_before_the_first_round(fake_grid, tiny, tmp_pa
     config = tiny(f"data.source={source}", f"data.folder={tmp_path / 'private'}")
     with pytest.raises(QuorumError, match=advice) as told:
         run(config, tmp_path / "out", fake_grid(2))
-    assert "client p0000" in str(told.value)
-    assert "client p0001" in str(told.value)
+    assert "node 100" in str(told.value)
+    assert "node 101" in str(told.value)
+    assert str(tmp_path) not in str(told.value)
 
 
 @pytest.mark.parametrize("mistake", [empty, small])
@@ -323,18 +326,10 @@ def test_one_node_with_unusable_images_is_left_out(
 
 
 def test_arrays_of_another_preset_are_refused(fake_grid, tiny, tmp_path):
-    from tavit_flwr.errors import ProtocolError
-    from tavit_flwr.server.initial import initial_arrays
-    from tavit_flwr.server.strategy import TAViT
-
     with pytest.raises((ProtocolError, ModelError)):
         TAViT(tiny(), tmp_path / "out").start(fake_grid(2), initial_arrays(tiny("clients=[denoise]")))
 
 
 def test_a_relative_output_folder_is_refused(tiny, tmp_path):
-    from pathlib import Path
-
-    from tavit_flwr.server.strategy import TAViT
-
     with pytest.raises(ConfigError, match="absolute"):
         TAViT(tiny(), Path("out"))

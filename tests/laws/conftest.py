@@ -116,7 +116,7 @@ class Lab:
                     ) as stream:
                         client.losses += work.run(stream, steps).losses
                         client.ledger = stream.ledger
-                except BaseException as error:  # noqa: BLE001
+                except BaseException as error:
                     errors.append(error)
 
             threads = [threading.Thread(target=run, args=(client,)) for client in self.clients]

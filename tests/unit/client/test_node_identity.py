@@ -1,0 +1,102 @@
+"""Who a node is: by its partition in simulation, by its operator's settings otherwise."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tavit_flwr.client.node import identify, places, slots, task_of
+from tavit_flwr.config import DataConfig, TaskConfig, TavitConfig
+from tavit_flwr.errors import ConfigError, DataError, TavitError
+
+
+@pytest.fixture(autouse=True)
+def state(monkeypatch, tmp_path):
+    monkeypatch.setenv("TAVIT_STATE_DIR", str(tmp_path / "state"))
+
+
+def config(clients=("denoise", "deblock", "deblock", "derain"), **data):
+    return TavitConfig(
+        clients=list(clients), tasks={task: TaskConfig() for task in dict.fromkeys(clients)}, data=DataConfig(**data)
+    )
+
+
+@settings(max_examples=60)
+@given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=12))
+def test_every_task_comes_once_before_any_comes_twice(clients):
+    order = places(clients)
+    assert sorted(order) == list(range(len(clients)))
+    tasks = [clients[index] for index in order]
+    for count in range(1, len(tasks) + 1):
+        seen = tasks[:count]
+        if any(seen.count(task) > 1 for task in seen):
+            assert set(seen) == set(clients)
+    assert places(clients) == order
+
+
+def test_partitions_become_clients(tmp_path):
+    nodes = [identify({"partition-id": index, "num-partitions": 4}, config()) for index in range(4)]
+    assert [node.task for node in nodes] == ["denoise", "deblock", "derain", "deblock"]
+    assert [node.client for node in nodes] == ["p0000", "p0001", "p0002", "p0003"]
+    assert [(node.shard, node.shards) for node in nodes] == [(0, 1), (0, 2), (0, 1), (1, 2)]
+    assert {node.folder for node in nodes} == {None}
+    assert {node.state_dir for node in nodes} == {tmp_path / "state"}
+
+
+def test_more_nodes_than_clients_idle():
+    node = identify({"partition-id": 4, "num-partitions": 5}, config())
+    assert node.task == ""
+    with pytest.raises(ConfigError, match="p0004"):
+        task_of(node, config())
+
+
+def test_a_supernodes_settings_are_taken(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    settings_ = {"task": "deblock", "data-dir": str(folder), "state-dir": str(tmp_path / "own")}
+    node = identify(settings_, config())
+    assert (node.task, node.folder, node.state_dir) == ("deblock", folder, tmp_path / "own")
+    assert (node.shard, node.shards) == (0, 1)
+    assert node.client.startswith("n-")
+    assert identify(settings_, config()).client == node.client  # kept on disk
+    other = identify(settings_ | {"state-dir": str(tmp_path / "other")}, config())
+    assert other.client != node.client
+
+
+def test_an_unknown_task_is_named():
+    with pytest.raises(ConfigError, match=r"deblock.*'sharpen'.*node configuration 'task'"):
+        identify({"task": "sharpen"}, config())
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path):
+    for node_config in ({"task": "denoise"}, {"partition-id": 0}):
+        with pytest.raises(DataError, match="data-dir") as told:
+            identify(node_config | {"data-dir": str(tmp_path / "nothing")}, config())
+        assert "nothing" not in told.value.told()
+
+
+def test_a_file_in_place_of_a_folder_is_told(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="data-dir"):
+        identify({"task": "denoise", "data-dir": str(tmp_path / "file")}, config())
+
+
+def test_a_node_without_images_of_its_own_is_told():
+    with pytest.raises(ConfigError, match="data-dir"):
+        identify({"task": "denoise"}, config(source="folder", folder="/the/servers"))
+
+
+@pytest.mark.parametrize("node_config", [{}, {"num-partitions": 3}])
+def test_a_node_that_says_nothing_is_told(node_config):
+    with pytest.raises(ConfigError, match="'task' or 'partition-id'"):
+        identify(node_config, config())
+
+
+def test_a_state_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(TavitError, match="state-dir") as told:
+        identify({"task": "denoise", "state-dir": str(tmp_path / "file" / "x")}, config())
+    assert str(tmp_path) not in told.value.told()
+
+
+def test_nothing_limits_clients_outside_ray():
+    assert slots() == 0

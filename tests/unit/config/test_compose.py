@@ -1,0 +1,154 @@
+"""Configuration: what is offered composes, and what does not fit is explained."""
+
+import dataclasses
+import itertools
+
+import pytest
+
+from tavit_flwr.config import compose, conf_dir, from_json, to_dict, to_json
+from tavit_flwr.config.compose import _all_keys
+from tavit_flwr.errors import ConfigError
+
+GROUPS = sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "task")
+CHOICES = [
+    (group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return compose("experiment=tiny")
+
+
+def test_the_default_composes():
+    config = compose()
+    assert config.name == "demo"
+    assert set(config.tasks) == set(config.clients)
+    assert config.schedule.phases
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES, ids=["=".join(one) for one in CHOICES])
+def test_every_choice_composes_and_survives_json(group, choice):
+    extra = ["data.folder=/images"] if (group, choice) in (("data", "folder"), ("data", "paired")) else []
+    if group == "experiment":
+        text = (conf_dir() / group / f"{choice}.yaml").read_text()
+        extra = ["data.folder=/images"] if "/data: folder" in text or "/data: paired" in text else []
+    config = compose([f"{group}={choice}", *extra])
+    assert from_json(to_json(config)) == config
+
+
+def test_the_tiny_experiment_is_what_it_says(tiny):
+    assert tiny.model.preset == "tiny"
+    assert tiny.clients == ["denoise", "deblock"]
+    assert sorted(tiny.tasks) == ["deblock", "denoise"]
+    assert [phase.kind for phase in tiny.schedule.phases] == ["task-specific", "task-agnostic"]
+
+
+def test_a_group_chosen_on_the_command_line_wins():
+    assert compose("experiment=tiny model=paper").model.preset == "paper"
+    assert compose("experiment=tiny schedule.cycles=7 seed=3").schedule.cycles == 7
+
+
+def test_words_are_split_as_a_shell_does():
+    config = compose("experiment=tiny 'clients=[denoise, derain]' data.folder=\"/a b\"")
+    assert config.clients == ["denoise", "derain"]
+    assert config.data.folder == "/a b"
+    assert list(config.tasks) == ["denoise", "derain"]
+
+
+def test_only_used_tasks_are_kept():
+    assert list(compose("experiment=tiny clients=[derain]").tasks) == ["derain"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["model=smal"], r"model to be one of.*'smal'.*did you mean 'small'"),
+        (["experiment=tyny"], r"did you mean 'tiny'"),
+        (["schedule.cycle=2"], r"'schedule.cycle'.*did you mean 'schedule.cycles'"),
+        (["optimiser.client.learning_rate=1"], r"known configuration key"),
+        (["sed=3"], r"did you mean 'seed'"),
+        (["clients=[denoise,deblurr]"], r"'deblurr'.*did you mean 'deblur'"),
+        (["clients=[]"], r"at least one client"),
+        (["schedule.cycles=two"], r"'two'.*schedule.cycles=two"),
+        (["data.halve_jpeg=perhaps"], r"'perhaps'"),
+        (["schedule.cycles=0"], r"above zero.*schedule.cycles"),
+        (["schedule.phases=[{kind: joint, rounds: 1, steps: 0}]"], r"schedule.phases\[0\].steps"),
+        (["schedule.phases=[{kind: joint, rounds: -1, steps: 2}]"], r"schedule.phases\[0\].rounds"),
+        (["schedule.phases=[{kind: join, rounds: 1, steps: 2}]"], r"did you mean 'joint'"),
+        (["schedule.phases=[]"], r"at least one phase"),
+        (["data.source=folders"], r"did you mean 'folder'"),
+        (["data.source=folder"], r"data.folder=/absolute/path"),
+        (["federation.quorum=1.5"], r"federation.quorum"),
+        (["federation.quorum=0"], r"federation.quorum"),
+        (["federation.cohort=some"], r"federation.cohort"),
+        (["optimiser.client.lr=0"], r"optimiser.client.lr"),
+        (["wire.step_timeout_s=-1"], r"wire.step_timeout_s"),
+        (["tasks.denoise.body='../x'"], r"names of tasks and bodies"),
+        (["+foo=1"], r"'foo'"),
+        (["+data.fodler=1"], r"did you mean 'data.folder'"),
+        (["++seed=1"], r"'seed'"),
+        (["~seed"], r"'seed'"),
+        (["seed=1=["], r"expected"),
+        (["optimiser.client.lr=nan"], r"optimiser.client.lr"),
+        (["wire.step_timeout_s=inf"], r"wire.step_timeout_s"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_does_not_fit_is_explained(overrides, says):
+    with pytest.raises(ConfigError, match=says):
+        compose(["experiment=tiny", *overrides])
+
+
+def test_an_unclosed_quote_is_explained():
+    with pytest.raises(ConfigError):
+        compose("experiment=tiny 'clients=[denoise")
+
+
+def test_options_of_presets_and_degradations_may_be_added():
+    config = compose(
+        ["experiment=tiny", "+model.overrides.body_layers=3", "+tasks.denoise.options.clip=true",
+         "tasks.denoise.options.sigma_255=15"]
+    )  # fmt: skip
+    assert config.model.overrides == {"body_layers": 3}
+    assert config.tasks["denoise"].options == {"sigma_255": 15, "clip": True}
+
+
+def test_every_number_that_must_be_positive_is_checked(tiny):
+    """A zero or negative number must never reach a run; the message names the key."""
+    numbers = [
+        key
+        for key in _all_keys(to_dict(tiny))
+        if key.endswith(("_s", "_mib", "batch_size", "stride", "crop", "cycles", "max_sessions", "min_nodes", "lr"))
+        and not isinstance(_get(tiny, key), dict)
+    ]
+    assert len(numbers) > 12
+    for key in numbers:
+        with pytest.raises(ConfigError, match=key):
+            compose(["experiment=tiny", f"{key}=-1"])
+
+
+def _get(config, key):
+    for name in key.split("."):
+        config = config[name] if isinstance(config, dict) else getattr(config, name)
+    return dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"nme": 1}', '{"seed": "many"}', '{"clients": 5}'])
+def test_json_of_another_form_is_refused(text):
+    with pytest.raises(ConfigError):
+        from_json(text)
+
+
+def test_json_is_validated_like_everything_else(tiny):
+    import json
+
+    changed = to_dict(tiny) | {"keep_checkpoints": 0}
+    with pytest.raises(ConfigError, match="keep_checkpoints"):
+        from_json(json.dumps(changed))
+
+
+def test_to_json_is_stable(tiny):
+    again = compose("experiment=tiny")
+    assert to_json(again) == to_json(tiny)
+    assert len(set(itertools.chain([to_json(again), to_json(from_json(to_json(again)))]))) == 1

@@ -1,0 +1,197 @@
+"""Frames: what is written comes back, and nothing else is let in."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+from tavit_flwr.errors import ProtocolError
+from tavit_flwr.payloads import (
+    DOWN,
+    UP,
+    Acknowledged,
+    Close,
+    Features,
+    GradFeatures,
+    GradFeaturesAndSmashed,
+    GradSmashed,
+    Smashed,
+)
+from tavit_flwr.wire.frames import Limits, decode, encode
+
+KINDS = {Smashed: 1, Features: 1, GradFeatures: 1, GradFeaturesAndSmashed: 2, GradSmashed: 1, Close: 0, Acknowledged: 0}
+HEADER = {"version": "1", "kind": "Smashed", "phase": "joint", "step": "3"}
+
+
+def make(kind, shape=(1, 2, 3, 3), step=3):
+    draws = torch.Generator().manual_seed(len(kind.__name__))
+    return kind(step, *(torch.randn(shape, generator=draws) for _ in range(KINDS[kind])))
+
+
+def blob(tensors=None, **changes):
+    tensors = {"smashed": torch.ones(1, 2, 3, 3)} if tensors is None else tensors
+    return save(tensors, metadata={**HEADER, **changes})
+
+
+def refused(frame, expected=(Smashed,), limits=None):
+    with pytest.raises(ProtocolError) as told:
+        decode(frame, "joint", expected, 3, limits or Limits())
+    return str(told.value)
+
+
+def test_every_payload_is_covered():
+    assert set(KINDS) == {*UP, *DOWN}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(sorted(KINDS, key=str)), shape=st.tuples(*[st.integers(1, 5)] * 4), step=st.integers(0, 9**9)
+)
+def test_round_trip_keeps_every_bit(kind, shape, step):
+    payload = make(kind, shape, step)
+    back = decode(encode(payload, "joint"), "joint", (kind,), step, Limits())
+    assert type(back) is kind
+    assert vars(back).keys() == vars(payload).keys()
+    for name, value in vars(payload).items():
+        assert torch.equal(getattr(back, name), value) if isinstance(value, torch.Tensor) else back.step == step
+
+
+def test_tensors_that_are_not_contiguous_survive():
+    tensor = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 5, 4, 3).transpose(1, 3)
+    assert not tensor.is_contiguous()
+    for value in (tensor, tensor[:, :, ::2], torch.ones(1, 1, 1, 1).expand(2, 3, 4, 4)):
+        assert torch.equal(decode(encode(Smashed(0, value), "joint"), "joint", (Smashed,), 0, Limits()).smashed, value)
+
+
+def test_tensors_own_their_memory():
+    frame = bytearray(encode(make(Smashed), "joint"))
+    before = decode(bytes(frame), "joint", (Smashed,), 3, Limits()).smashed
+    copy = before.clone()
+    frame[-4:] = b"\0\0\0\0"
+    before.add_(1)
+    assert torch.equal(before, copy + 1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=300))
+def test_random_bytes_are_refused(frame):
+    refused(frame)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(min_size=0, max_size=200), st.integers(0, 2**64 - 1))
+def test_random_headers_are_refused(rest, length):
+    refused(length.to_bytes(8, "little") + rest)
+    refused(len(rest).to_bytes(8, "little") + rest + b"\0" * 16)
+
+
+VALID = encode(Smashed(3, torch.linspace(-1, 1, 18).reshape(1, 2, 3, 3)), "joint")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, len(VALID) * 8 - 1), min_size=1, max_size=4, unique=True))
+def test_flipped_bits_are_refused_or_harmless(bits):
+    frame = bytearray(VALID)
+    for bit in bits:
+        frame[bit // 8] ^= 1 << bit % 8
+    try:
+        payload = decode(bytes(frame), "joint", (Smashed,), 3, Limits())
+    except ProtocolError:
+        return
+    assert isinstance(payload, Smashed)  # a bit of a value, or of a size that still fits
+    assert payload.smashed.dtype == torch.float32
+    assert payload.smashed.ndim == 4
+    assert torch.isfinite(payload.smashed).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, len(VALID) - 1))
+def test_truncated_frames_are_refused(length):
+    refused(VALID[:length])
+
+
+def test_a_longer_frame_is_refused():
+    refused(VALID + b"\0" * 4)
+
+
+def json_values(*keys):
+    """Any JSON, with these keys in its objects."""
+    leaves = st.none() | st.booleans() | st.integers(-2, 2**70) | st.text(max_size=8)
+
+    def more(inner):
+        return st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(keys), inner, max_size=4)
+
+    return st.recursive(leaves, more, max_leaves=8)
+
+
+@given(json_values("__metadata__", "smashed", "dtype", "shape", "data_offsets", "kind"))
+@settings(max_examples=100, deadline=None)
+def test_any_json_header_is_refused(value):
+    text = json.dumps(value).encode()
+    refused(len(text).to_bytes(8, "little") + text + b"\0" * 8)
+
+
+@given(json_values("dtype", "shape", "data_offsets"))
+@settings(max_examples=100, deadline=None)
+def test_any_description_of_a_tensor_is_refused(value):
+    text = json.dumps({"__metadata__": HEADER, "smashed": value}).encode()
+    refused(len(text).to_bytes(8, "little") + text + b"\0" * 8)
+
+
+def test_a_header_of_one_gigabyte_is_refused_before_it_is_read():
+    assert "header" in refused((2**30).to_bytes(8, "little") + b"{" * 100)
+    padded = b"{" + b" " * 5000 + b"}"
+    assert "4096" in refused(len(padded).to_bytes(8, "little") + padded)
+    deep = b"[" * 4000
+    refused(len(deep).to_bytes(8, "little") + deep)
+
+
+@pytest.mark.parametrize(
+    ("frame", "says"),
+    [
+        (blob(version="2"), "equal versions"),
+        (blob(kind="Pickle"), "Pickle"),
+        (blob(kind="Close"), "Close"),
+        (blob(phase="evaluate"), "evaluate"),
+        (blob(step="4"), "step 3"),
+        (blob(step="03"), "step 3"),
+        (blob(extra="x"), "header"),
+        (save({"smashed": torch.ones(1, 2, 3, 3)}), "header"),
+        (blob({}), "smashed"),
+        (blob({"smashed": torch.ones(1, 2, 3, 3), "image": torch.ones(1, 3, 8, 8)}), "image"),
+        (blob({"grad_features": torch.ones(1, 2, 3, 3)}), "grad_features"),
+        (blob({"smashed": torch.ones(1, 2, 3, 3, dtype=torch.float64)}), "float64"),
+        (blob({"smashed": torch.ones(1, 2, 3, 3, dtype=torch.bfloat16)}), "bfloat16"),
+        (blob({"smashed": torch.ones(1, 2, 3, 3, dtype=torch.int64)}), "int64"),
+        (blob({"smashed": torch.ones(2, 3, 3)}), "B, D, G, G"),
+        (blob({"smashed": torch.ones(1, 1, 2, 3, 3)}), "B, D, G, G"),
+        (blob({"smashed": torch.ones(())}), "B, D, G, G"),
+        (blob({"smashed": torch.ones(0, 2, 3, 3)}), "non-empty"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "frame",  # headers have no fixed order
+)
+def test_what_does_not_belong_is_named(frame, says):
+    assert says in refused(frame)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["smashed", "grad_features"])
+def test_values_that_are_not_finite_are_refused(name, value):
+    tensors = {"smashed": torch.ones(1, 2, 3, 3), "grad_features": torch.ones(1, 2, 3, 3)}
+    tensors[name][0, 1, 2, 2] = value
+    message = refused(encode(GradFeaturesAndSmashed(3, tensors["grad_features"], tensors["smashed"]), "joint"),
+                      (GradFeaturesAndSmashed,))  # fmt: skip
+    assert f"finite values in {name}" in message
+
+
+def test_a_frame_above_the_limit_is_refused_and_one_at_it_is_not():
+    assert "at most" in refused(VALID, limits=Limits(max_frame_bytes=len(VALID) - 1))
+    decode(VALID, "joint", (Smashed,), 3, Limits(max_frame_bytes=len(VALID)))
+
+
+def test_several_kinds_may_be_allowed():
+    assert isinstance(decode(encode(Close(3), "joint"), "joint", (Smashed, Close), 3, Limits()), Close)
+    assert "Smashed or Close" in refused(encode(make(Features), "joint"), (Smashed, Close))
