@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,10 @@ class Connection:
             raise SessionError(waiting_for, "the end of the stream") from error
         except Exception as error:  # gRPC's request iterator raises a bare Exception on a cut stream
             raise SessionError(waiting_for, f"a cut stream ({error})") from error
+
+    def sending(self) -> AbstractContextManager[None]:
+        """Bound the time that a frame may take to leave: a client that never reads must not hold a thread."""
+        return self._watchdog.within(self._step_timeout_s, "the client to read")
 
     def close(self) -> None:
         """End the watchdog."""
@@ -152,7 +157,9 @@ class StreamServer:
             return
         connection = Connection(frames, context.cancel, self._step_timeout_s)
         try:
-            yield from self._handlers.serve(session, connection)
+            for frame in self._handlers.serve(session, connection):
+                with connection.sending():
+                    yield frame
         except TavitError as error:
             code = grpc.StatusCode.INVALID_ARGUMENT if isinstance(error, ProtocolError) else grpc.StatusCode.ABORTED
             context.abort(code, str(error))

@@ -309,3 +309,27 @@ def test_a_cohort_member_with_another_grid_is_ended_and_the_others_go_on(service
         thread.join(20)
     assert (outcome["a"], outcome["b"]) == ("done", "done")
     assert "INVALID_ARGUMENT" in outcome["odd"]
+
+
+def test_a_client_that_never_reads_is_ended():
+    """Frames that nobody takes fill the stream's window; the session must not hold its thread for ever."""
+    ended = threading.Event()
+
+    def serve(session, connection):
+        try:
+            while True:
+                yield b"x" * 2**20
+        finally:
+            ended.set()
+
+    server = StreamServer(
+        StreamHandlers(lambda token: token, serve), "127.0.0.1:0", None,
+        max_frame_bytes=2**24, max_sessions=2, step_timeout_s=0.5,
+    )  # fmt: skip
+    try:
+        with StreamClient(
+            server.address, "t", b"", EVALUATE, Limits(), first_timeout_s=20, step_timeout_s=20, session_timeout_s=60
+        ):
+            assert ended.wait(15), "the server still waits for the client to read"
+    finally:
+        server.close()
