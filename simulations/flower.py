@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -118,17 +119,23 @@ class LocalFlower:
         with subprocess.Popen(
             command, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         ) as process:
-            killer = _Timer(process, timeout_s)
-            with killer:
+            timer = threading.Timer(timeout_s, process.kill)
+            timer.start()
+            try:
                 for line in process.stdout or ():
                     lines.append(line)
                     on_line(line.rstrip("\n"))
+            except BaseException:
+                process.kill()  # interrupted: do not wait for a run that nobody watches
+                raise
+            finally:
+                timer.cancel()
         log = "".join(lines)
         match = _RUN_ID.search(log)
         if match is None:
             raise SessionError("a run that Flower accepts", log[-2000:], "flwr run")
         run_id = int(match.group(1))
-        if killer.fired:
+        if time.monotonic() > deadline:
             subprocess.run(["flwr", "stop", str(run_id)], env=self.env, capture_output=True, timeout=60, check=False)
             raise SessionError(f"the run's end within {timeout_s:g} s", log[-2000:], f"run {run_id}")
         return RunOutcome(run_id, self.status(run_id, deadline), log)
@@ -233,25 +240,3 @@ def _wait_healthy(process: subprocess.Popen[bytes], port: int, log: Path, timeou
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
     raise SessionError("a SuperLink that answers", log.read_text()[-2000:], f"port {port}", "see its log")
-
-
-class _Timer:
-    """Kill a process that overruns its time."""
-
-    def __init__(self, process: subprocess.Popen[str], seconds: float) -> None:
-        import threading
-
-        self.fired = False
-        self._process = process
-        self._timer = threading.Timer(seconds, self._fire)
-
-    def _fire(self) -> None:
-        self.fired = True
-        self._process.kill()
-
-    def __enter__(self) -> _Timer:
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
