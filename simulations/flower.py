@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class RunOutcome:
     run_id : int
         Flower's.
     status : str
-        As ``flwr list`` tells it, such as ``finished:completed``. Says nothing of clients that were left out.
+        As ``flwr list`` tells it. Says nothing of clients that were left out.
     log : str
         All that ``flwr run --stream`` printed.
     """
@@ -142,7 +142,6 @@ class LocalFlower:
 
     def status(self, run_id: int, deadline: float) -> str:
         """Ask ``flwr list`` how a run ended, waiting for its end until `deadline`."""
-        status = "unknown"
         while True:
             answer = subprocess.run(
                 ["flwr", "list", "--run-id", str(run_id), "--format", "json"],
@@ -189,10 +188,11 @@ def local_flower(home: Path, environment: Mapping[str, str] | None = None) -> It
         yield flower
     finally:
         stop(process)
+        end_all(home)
 
 
 def stop(process: subprocess.Popen[bytes], grace_s: float = 15) -> None:
-    """End a process that leads a session of its own, and whatever is left of that session."""
+    """End a process."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
@@ -200,11 +200,21 @@ def stop(process: subprocess.Popen[bytes], grace_s: float = 15) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(grace_s)
-    for member in _session_members(process.pid):
-        try:
-            os.kill(member, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+
+
+def end_all(home: Path, grace_s: float = 10) -> None:
+    """Kill what was started with this ``FLWR_HOME`` and is still there: an interrupted run leaves Ray behind.
+
+    Found by environment, because Flower and Ray start processes in sessions of their own. Linux only; elsewhere the
+    SuperLink's own clean-up has to do.
+    """
+    marker = f"FLWR_HOME={home}\0".encode()
+    deadline = time.monotonic() + grace_s
+    while (left := _processes_with(marker)) and time.monotonic() < deadline:
+        for process in left:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.1)
 
 
 def free_port() -> int:
@@ -215,17 +225,14 @@ def free_port() -> int:
         return port
 
 
-def _session_members(session: int) -> list[int]:
-    """Processes of a session that we started (Linux; elsewhere the SuperLink's own clean-up has to do)."""
-    members = []
+def _processes_with(marker: bytes) -> list[int]:
+    """Pids, other than this one, whose environment holds a marker."""
+    found = []
     for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session:
-            members.append(int(entry.name))
-    return members
+        with suppress(OSError):
+            if marker in (entry / "environ").read_bytes() + b"\0" and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+    return found
 
 
 def _wait_healthy(process: subprocess.Popen[bytes], port: int, log: Path, timeout_s: float = 60) -> None:

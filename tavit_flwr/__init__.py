@@ -1,3 +1,3 @@
-"""Split learning of image restoration on Flower: private heads and tails, one shared body."""
+"""Split learning of image restoration on Flower: a head and tail per task, one shared body."""
 
 __version__ = "0.1.0"

@@ -85,7 +85,7 @@ class ClientSession:
         Raises
         ------
         ModelError
-            When a loss is not finite; nothing of that step is sent.
+            When a loss or its gradient is not finite; that gradient is not sent.
         SessionError, ProtocolError
             From the carrier.
         """

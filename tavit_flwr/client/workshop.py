@@ -77,7 +77,11 @@ class Workshop:
         return head, tail
 
     def stream(self, order: Order) -> StreamClient:
-        """Connect to the order's session."""
+        """Connect to the order's session.
+
+        The client waits twice as long as the server: while a cohort waits for a late member, the punctual ones must
+        not give up.
+        """
         wire = self.config.wire
         return StreamClient(
             order.address,
@@ -85,8 +89,8 @@ class Workshop:
             order.certificate_pem,
             order.phase,
             Limits(max_frame_bytes=int(wire.max_frame_mib * 2**20)),
-            first_timeout_s=wire.join_timeout_s + wire.step_timeout_s,
-            step_timeout_s=wire.step_timeout_s,
+            first_timeout_s=wire.join_timeout_s + 2 * wire.step_timeout_s,
+            step_timeout_s=2 * wire.step_timeout_s,
             session_timeout_s=wire.session_timeout_s,
         )
 

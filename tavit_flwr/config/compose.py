@@ -86,7 +86,7 @@ def compose(overrides: Sequence[str] | str = ()) -> TavitConfig:
     try:
         with initialize_config_dir(str(folder), version_base="1.3"):
             raw = hydra_compose("config", overrides=[f"task=[{tasks}]", *words])
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a group set to null
         raise _explain(error, words, folder) from error
     config = _typed(raw)
     _keep_used_tasks(config)

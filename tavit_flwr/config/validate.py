@@ -89,8 +89,3 @@ def validate(config: TavitConfig) -> None:
         raise ConfigError("at least one phase", "none", "configuration key 'schedule.phases'")
     if not config.clients:
         raise ConfigError("at least one client", "none", "configuration key 'clients'", "name a task per client")
-    if config.data.source != "bundled" and not config.data.folder:
-        raise ConfigError(
-            "a folder of images", "none", "configuration key 'data.folder'",
-            f"data.source={config.data.source} needs data.folder=/absolute/path",
-        )  # fmt: skip

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tavit_flwr.client.node import identify, places, slots, task_of
-from tavit_flwr.config import DataConfig, TaskConfig, TavitConfig
+from tavit_flwr.client.workshop import Workshop
+from tavit_flwr.config import DataConfig, TaskConfig, TavitConfig, compose
 from tavit_flwr.errors import ConfigError, DataError, TavitError
 
 
@@ -100,3 +101,11 @@ def test_a_state_folder_that_cannot_be_made_is_told(tmp_path):
 
 def test_nothing_limits_clients_outside_ray():
     assert slots() == 0
+
+
+def test_a_folder_source_without_a_folder_is_told_by_the_node():
+    """The server cannot know: on a SuperNode the folder is the node's own."""
+    config = compose("experiment=tiny data=folder")
+    node = identify({"partition-id": 0, "num-partitions": 2}, config)
+    with pytest.raises(ConfigError, match=r"data\.folder"):
+        Workshop.open(node, config)

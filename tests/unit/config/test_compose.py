@@ -78,7 +78,6 @@ def test_only_used_tasks_are_kept():
         (["schedule.phases=[{kind: join, rounds: 1, steps: 2}]"], r"did you mean 'joint'"),
         (["schedule.phases=[]"], r"at least one phase"),
         (["data.source=folders"], r"did you mean 'folder'"),
-        (["data.source=folder"], r"data.folder=/absolute/path"),
         (["federation.quorum=1.5"], r"federation.quorum"),
         (["federation.quorum=0"], r"federation.quorum"),
         (["federation.cohort=some"], r"federation.cohort"),
