@@ -112,7 +112,7 @@ class ClientSession:
             if step + 1 < steps:
                 batch = self._batches(step + 1)  # while the body runs
             tail_pass = self._tail_step(_features(carrier, step), head_pass, degraded, clean, step, outcome)
-            carrier.send(GradFeatures(step, tail_pass.grad_features))
+            carrier.send(GradFeatures(step, tail_pass.sent))
             answer = carrier.receive(GradSmashed, step)
             head_backward(head_pass, _expect(answer, GradSmashed).grad_smashed, tail_pass.grad_local)
             if self._optimiser is not None:
@@ -130,10 +130,10 @@ class ClientSession:
                 following = next_degraded, next_clean, head_forward(self._head, next_degraded, moves=False)
             tail_pass = self._tail_step(_features(carrier, step), head_pass, degraded, clean, step, outcome)
             if following is None:
-                carrier.send(GradFeatures(step, tail_pass.grad_features))
+                carrier.send(GradFeatures(step, tail_pass.sent))
             else:
                 degraded, clean, head_pass = following
-                carrier.send(GradFeaturesAndSmashed(step, tail_pass.grad_features, head_pass.sent))
+                carrier.send(GradFeaturesAndSmashed(step, tail_pass.sent, head_pass.sent))
 
     def _tail_step(
         self,

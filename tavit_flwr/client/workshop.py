@@ -14,6 +14,7 @@ from tavit_flwr.config import TavitConfig
 from tavit_flwr.data import ClientData, Source, load_client_data
 from tavit_flwr.degrade import Degrade, degradation
 from tavit_flwr.models import Head, Preset, Tail, build_head, build_tail, preset
+from tavit_flwr.split.devices import choose_device
 from tavit_flwr.wire.frames import Limits
 from tavit_flwr.wire.records import Order, arrays_to_parts
 from tavit_flwr.wire.stream_client import StreamClient
@@ -35,6 +36,8 @@ class Workshop:
         Training and held-out images.
     degrade : Degrade or None
         Makes the degraded image; None where the images are pairs.
+    device : torch.device
+        Where head and tail run; images and degradations stay on the CPU.
     """
 
     node: Node
@@ -42,6 +45,7 @@ class Workshop:
     architecture: Preset
     data: ClientData
     degrade: Degrade | None
+    device: torch.device
 
     @classmethod
     def open(cls, node: Node, config: TavitConfig) -> Workshop:
@@ -65,16 +69,17 @@ class Workshop:
         )
         degrade = None if paired else degradation(task.degradation, task.options)
         architecture = preset(config.model.preset, **config.model.overrides)
-        return cls(node, config, architecture, images, degrade)
+        device = choose_device(config.compute.client_device, "compute.client_device")
+        return cls(node, config, architecture, images, degrade, device)
 
     def parts(self, arrays: ArrayRecord) -> tuple[Head, Tail]:
-        """Build this client's head and tail and fill them."""
+        """Build this client's head and tail, fill them and put them on its device."""
         head = build_head(self.architecture, self.config.model.time_step)
         tail = build_tail(self.architecture)
         head_state, tail_state = arrays_to_parts(arrays)
         head.load_state_dict(head_state)
         tail.load_state_dict(tail_state)
-        return head, tail
+        return head.to(self.device), tail.to(self.device)
 
     def stream(self, order: Order) -> StreamClient:
         """Connect to the order's session.

@@ -112,8 +112,10 @@ class EvaluationConfig:
 
 @dataclass
 class ComputeConfig:
-    """Threads of torch in each process; 0 lets the code choose."""
+    """Devices and threads of torch in each process; 0 threads lets the code choose."""
 
+    client_device: str = "auto"  # auto | cpu | cuda | cuda:<number>
+    server_device: str = "auto"
     client_threads: int = 0
     server_threads: int = 0
 

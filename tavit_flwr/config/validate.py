@@ -19,6 +19,7 @@ _CHOICES = {
     "optimiser.server.name": ("adam", "sgd"),
 }
 _NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,31}$")
+_DEVICE = re.compile(r"^(auto|cpu|cuda(:\d{1,3})?)$")
 _PHASE_KINDS = ("task-specific", "task-agnostic", "joint")
 
 
@@ -77,6 +78,8 @@ def validate(config: TavitConfig) -> None:
     }.items():
         if not 0 < value <= 1:
             raise ConfigError("a fraction in (0, 1]", repr(value), f"configuration key '{key}'")
+    check_device_name(config.compute.client_device, "configuration key 'compute.client_device'")
+    check_device_name(config.compute.server_device, "configuration key 'compute.server_device'")
     for name in (*config.tasks, *(task.body for task in config.tasks.values())):
         if not _NAME.match(name):
             raise ConfigError("names of tasks and bodies in [a-z0-9_-], at most 32 long", repr(name), "group 'task'")
@@ -89,3 +92,9 @@ def validate(config: TavitConfig) -> None:
         raise ConfigError("at least one phase", "none", "configuration key 'schedule.phases'")
     if not config.clients:
         raise ConfigError("at least one client", "none", "configuration key 'clients'", "name a task per client")
+
+
+def check_device_name(name: str, where: str) -> None:
+    """Raise `ConfigError` unless the name is ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``; asks no hardware."""
+    if not _DEVICE.match(name):
+        raise ConfigError("auto, cpu, cuda or cuda:<number>", repr(name), where)

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from tavit_flwr.config import OptimiserConfig
 from tavit_flwr.errors import ModelError, ProtocolError
 from tavit_flwr.seeding import derive_seed
+from tavit_flwr.split.devices import CPU
 from tavit_flwr.split.optimisers import build_optimiser, load_moments, moments
 from tavit_flwr.split.phases import set_moving
 from tavit_flwr.split.server_side import BodyPass, body_backward, body_forward
 
-#: Torch's CPU generator belongs to the whole process: bodies take turns with it.
+#: Torch's generators belong to the whole process: bodies take turns with them.
 _GENERATOR = threading.Lock()
 
 
@@ -38,14 +39,25 @@ class BodyHost:
         D, checked before any work.
     seed : int
         The run's seed.
+    device : torch.device
+        Where the body runs; tensors come in and go out on the CPU.
     """
 
-    def __init__(self, name: str, body: nn.Module, optimiser: OptimiserConfig, embedding: int, seed: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        body: nn.Module,
+        optimiser: OptimiserConfig,
+        embedding: int,
+        seed: int,
+        device: torch.device = CPU,
+    ) -> None:
         self.name = name
-        self.body = body
+        self.body = body.to(device)
         self.steps = 0
         self._embedding = embedding
         self._seed = seed
+        self._device = device
         self._optimiser = build_optimiser(body.parameters(), optimiser)
         self._moving = threading.Lock()
 
@@ -77,7 +89,8 @@ class BodyHost:
         self, smashed: Sequence[Tensor], *, input_gradient: bool, step_path: tuple[str | int, ...]
     ) -> BodyPass:
         """Run the cohort as one batch, with dropout drawn from the step's own name."""
-        with self._moving, _GENERATOR, torch.random.fork_rng(devices=[]):
+        drawn_on = [self._device] if self._device.type == "cuda" else []
+        with self._moving, _GENERATOR, torch.random.fork_rng(devices=drawn_on):
             torch.manual_seed(derive_seed(self._seed, "dropout", self.name, *step_path))
             return body_forward(self.body, torch.cat(list(smashed)), input_gradient=input_gradient, moves=True)
 
@@ -107,7 +120,7 @@ class BodyHost:
         """
         with self._moving:
             self._optimiser.zero_grad(set_to_none=True)
-            scaled = torch.cat([weight * gradient for weight, gradient in zip(weights, gradients, strict=True)])
+            scaled = torch.cat([weight * one.to(self._device) for weight, one in zip(weights, gradients, strict=True)])
             grad_smashed = body_backward(body_pass, scaled)
             for parameter in self.body.parameters():
                 if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
@@ -120,11 +133,11 @@ class BodyHost:
         return [piece / weight for piece, weight in zip(pieces, weights, strict=True)]
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of the body's weights."""
-        return {name: tensor.detach().clone() for name, tensor in self.body.state_dict().items()}
+        """A copy of the body's weights on the CPU."""
+        return {name: tensor.detach().clone().cpu() for name, tensor in self.body.state_dict().items()}
 
     def moments(self) -> dict[str, Tensor]:
-        """A copy of the optimiser's moments."""
+        """A copy of the optimiser's moments on the CPU."""
         return moments(self._optimiser)
 
     def load(self, state: dict[str, Tensor] | None = None, saved_moments: dict[str, Tensor] | None = None) -> None:

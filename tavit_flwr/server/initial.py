@@ -12,6 +12,7 @@ from tavit_flwr.errors import ConfigError, ModelError
 from tavit_flwr.models import Preset, build_body, build_head, build_tail, initialise_part, preset
 from tavit_flwr.server.aggregation import State, Weights, check_state
 from tavit_flwr.server.body_host import BodyHost
+from tavit_flwr.split.devices import choose_device
 
 
 def preset_of(config: TavitConfig) -> Preset:
@@ -58,11 +59,13 @@ def body_names(config: TavitConfig) -> list[str]:
 
 
 def build_hosts(config: TavitConfig, moments: Mapping[str, dict[str, Tensor]]) -> dict[str, BodyHost]:
-    """One host per body, with the moments of a resumed run."""
+    """One host per body on the server's device, with the moments of a resumed run."""
     architecture = preset_of(config)
+    device = choose_device(config.compute.server_device, "compute.server_device")
     hosts = {}
     for name in body_names(config):
-        host = BodyHost(name, build_body(architecture), config.optimiser.server, architecture.body_dim, config.seed)
+        body = build_body(architecture)
+        host = BodyHost(name, body, config.optimiser.server, architecture.body_dim, config.seed, device)
         if name in moments:
             host.load(saved_moments=moments[name])
         hosts[name] = host

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tavit_flwr.errors import ModelError
 from tavit_flwr.restoration import mse
+from tavit_flwr.split.devices import device_of
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class HeadPass:
 
     @property
     def sent(self) -> Tensor:
-        """The smashed activations without a graph, contiguous."""
-        return self.smashed.detach().contiguous()
+        """What crosses: the smashed activations without a graph, contiguous, on the CPU."""
+        return self.smashed.detach().contiguous().cpu()
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class TailPass:
     restored : Tensor
         [B, C, P, P] in [-1, 1], detached.
     grad_features : Tensor
-        d loss / d features, [B, D, G, G]: what crosses.
+        d loss / d features, [B, D, G, G].
     grad_local : tuple of Tensor or None
         d loss / d (skips, time embedding); None where the tail uses nothing. Stays on the client.
     """
@@ -61,11 +62,16 @@ class TailPass:
     grad_features: Tensor
     grad_local: tuple[Tensor | None, ...]
 
+    @property
+    def sent(self) -> Tensor:
+        """What crosses: the gradient of the features, contiguous, on the CPU."""
+        return self.grad_features.contiguous().cpu()
+
 
 def head_forward(head: nn.Module, degraded_BCPP: Tensor, *, moves: bool) -> HeadPass:
-    """Run the head; keep its graph only when it moves."""
+    """Run the head on its device, wherever the batch lies; keep its graph only when it moves."""
     with torch.set_grad_enabled(moves):
-        smashed, local = head(degraded_BCPP)
+        smashed, local = head(degraded_BCPP.to(device_of(head)))
     leaves = tuple(tensor.detach().requires_grad_(moves) for tensor in local)
     return HeadPass(smashed, tuple(local), leaves)
 
@@ -76,6 +82,7 @@ def tail_forward_backward(
     """Run the tail and the loss, and the backward pass as far as the client can go alone.
 
     Gradients of the tail's parameters accumulate in ``.grad`` where the tail moves (its parameters require them).
+    Features and batch are taken to the head pass's device.
 
     Raises
     ------
@@ -88,10 +95,11 @@ def tail_forward_backward(
             str(tuple(features_BDGG.shape)),
             hint="the body must keep the shape of what the head sends",
         )
-    features = features_BDGG.detach().requires_grad_(True)
+    device = head_pass.smashed.device
+    features = features_BDGG.detach().to(device).requires_grad_(True)
     with torch.enable_grad():
-        restored = tail(features, head_pass.leaves, degraded_BCPP)
-        loss = mse(restored, clean_BCPP)
+        restored = tail(features, head_pass.leaves, degraded_BCPP.to(device))
+        loss = mse(restored, clean_BCPP.to(device))
     loss.backward()  # type: ignore[no-untyped-call]
     if features.grad is None:
         raise ModelError("a tail that uses the body's features", "a tail whose output does not depend on them")
@@ -101,7 +109,7 @@ def tail_forward_backward(
 
 def head_backward(head_pass: HeadPass, grad_smashed_BDGG: Tensor, grad_local: tuple[Tensor | None, ...]) -> None:
     """Join the head's two gradient paths in one backward pass; gradients accumulate in the head's ``.grad``."""
-    outputs, gradients = [head_pass.smashed], [grad_smashed_BDGG]
+    outputs, gradients = [head_pass.smashed], [grad_smashed_BDGG.to(head_pass.smashed.device)]
     for tensor, gradient in zip(head_pass.local, grad_local, strict=True):
         if gradient is not None and tensor.requires_grad:
             outputs.append(tensor)
@@ -111,6 +119,7 @@ def head_backward(head_pass: HeadPass, grad_smashed_BDGG: Tensor, grad_local: tu
 
 @torch.no_grad()
 def tail_restore(tail: nn.Module, features_BDGG: Tensor, head_pass: HeadPass, degraded_BCPP: Tensor) -> Tensor:
-    """Run the tail for its output alone, [B, C, P, P]: evaluation."""
-    restored: Tensor = tail(features_BDGG, head_pass.leaves, degraded_BCPP)
-    return restored
+    """Run the tail for its output alone, [B, C, P, P], where the degraded windows lie: evaluation."""
+    device = head_pass.smashed.device
+    restored: Tensor = tail(features_BDGG.to(device), head_pass.leaves, degraded_BCPP.to(device))
+    return restored.to(degraded_BCPP.device)

@@ -20,10 +20,10 @@ def build_optimiser(parameters: Iterable[Tensor], config: OptimiserConfig) -> Op
 
 
 def moments(optimiser: Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as ``{"<parameter index>/<name>": tensor}``; empty before the first step."""
+    """A copy of the state on the CPU, ``{"<parameter index>/<name>": tensor}``; empty before the first step."""
     state = optimiser.state_dict()["state"]
     return {
-        f"{index}/{name}": torch.as_tensor(value).detach().clone()
+        f"{index}/{name}": torch.as_tensor(value).detach().clone().cpu()
         for index, values in state.items()
         for name, value in values.items()
         if value is not None
@@ -31,7 +31,7 @@ def moments(optimiser: Optimizer) -> dict[str, Tensor]:
 
 
 def load_moments(optimiser: Optimizer, saved: dict[str, Tensor]) -> None:
-    """Put back what `moments` gave.
+    """Put back what `moments` gave, on the device of each parameter.
 
     Raises
     ------

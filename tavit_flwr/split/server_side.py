@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tavit_flwr.split.devices import device_of
+
 
 @dataclass(frozen=True)
 class BodyPass:
@@ -27,8 +29,8 @@ class BodyPass:
 
     @property
     def sent(self) -> Tensor:
-        """The features without a graph, contiguous."""
-        return self.features.detach().contiguous()
+        """What crosses: the features without a graph, contiguous, on the CPU."""
+        return self.features.detach().contiguous().cpu()
 
 
 def body_forward(body: nn.Module, smashed_BDGG: Tensor, *, input_gradient: bool, moves: bool) -> BodyPass:
@@ -39,28 +41,28 @@ def body_forward(body: nn.Module, smashed_BDGG: Tensor, *, input_gradient: bool,
     body : nn.Module
         Already put in the phase's mode by `set_moving`.
     smashed_BDGG : Tensor
-        Activations at the head's cut.
+        Activations at the head's cut, taken to the body's device.
     input_gradient : bool
         Whether the gradient of the smashed activations will be asked for (not in the task-agnostic phase).
     moves : bool
         Whether gradients of the body's parameters will be asked for.
     """
-    leaf = smashed_BDGG.detach().requires_grad_(input_gradient)
+    leaf = smashed_BDGG.detach().to(device_of(body)).requires_grad_(input_gradient)
     with torch.set_grad_enabled(input_gradient or moves):
         features = body(leaf)
     return BodyPass(leaf, features)
 
 
 def body_backward(body_pass: BodyPass, grad_features_BDGG: Tensor) -> Tensor | None:
-    """Run the body backward; parameter gradients accumulate where the body moves.
+    """Run the body backward on its device; parameter gradients accumulate where the body moves.
 
     Returns
     -------
     Tensor or None
-        d loss / d smashed, or None where the forward pass did not ask for it.
+        d loss / d smashed on the CPU, or None where the forward pass did not ask for it.
     """
-    torch.autograd.backward([body_pass.features], [grad_features_BDGG])
-    return body_pass.leaf.grad
+    torch.autograd.backward([body_pass.features], [grad_features_BDGG.to(body_pass.features.device)])
+    return None if body_pass.leaf.grad is None else body_pass.leaf.grad.cpu()
 
 
 def cohort_weights(tasks: Sequence[str]) -> list[float]:
