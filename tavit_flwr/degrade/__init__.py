@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from tavit_flwr.degrade.blur import motion_blur
 from tavit_flwr.degrade.contract import Degradation, Degrade
 from tavit_flwr.degrade.jpeg import jpeg
+from tavit_flwr.degrade.missing import missing_pixels
 from tavit_flwr.degrade.noise import noise
 from tavit_flwr.degrade.options import checked_options, unknown_name
 from tavit_flwr.degrade.rain import rain
+from tavit_flwr.degrade.resolution import low_resolution
 
 __all__ = ["DEGRADATIONS", "Degradation", "Degrade", "degradation"]
 
@@ -22,6 +24,8 @@ DEGRADATIONS: dict[str, Degradation] = {
     "jpeg": jpeg,
     "rain": rain,
     "motion_blur": motion_blur,
+    "missing_pixels": missing_pixels,
+    "low_resolution": low_resolution,
 }
 
 

@@ -29,6 +29,10 @@ from tavit_flwr.errors import ConfigError
         ("motion_blur", {"length_px": [5]}, "two lengths"),
         ("motion_blur", {"length_px": [9, 5]}, "two lengths"),
         ("motion_blur", {"max_turn_deg": 400}, "0 to 360"),
+        ("missing_pixels", {"missing": 1.5}, "0 to 1"),
+        ("missing_pixels", {"missing": float("nan")}, "0 to 1"),
+        ("low_resolution", {"scale": 1}, "2 to 16"),
+        ("low_resolution", {"scale": 2.5}, "type int"),
     ],
 )
 def test_a_wrong_name_or_option_is_refused_with_what_was_expected(name, options, said):
@@ -49,6 +53,8 @@ def test_variants_follow_the_options():
 def test_margins_follow_the_options():
     assert degradation("noise", {}).margin_px == 0
     assert degradation("rain", {}).margin_px == 0
+    assert degradation("missing_pixels", {}).margin_px == 0
+    assert degradation("low_resolution", {"scale": 3}).margin_px == 12
     assert degradation("jpeg", {}).margin_px == 0
     assert degradation("jpeg", {"subsampling": "4:2:0"}).margin_px == 16
     assert degradation("motion_blur", {"length_px": [5, 21]}).margin_px == 11
