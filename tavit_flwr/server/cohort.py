@@ -133,13 +133,20 @@ class Cohort:
                 self._active.discard(client)
                 self.left[client] = reason
                 self._check_quorum()
+                self._forget()
                 self._changed.notify_all()
 
     def done(self, client: str) -> None:
         """A member has taken its last turn and is not waited for any more."""
         with self._changed:
             self._active.discard(client)
+            self._forget()
             self._changed.notify_all()
+
+    def _forget(self) -> None:
+        """Drop the graph and all tensors once nobody is left to use them."""
+        if not self._active:
+            self._pass, self._results, self._turn = None, {}, _Turn(number=self._turn.number)
 
     @property
     def steps_done(self) -> int:

@@ -79,20 +79,22 @@ class Lab:
             for name, value in part.state_dict().items()
         }
 
-    def run_split(self, phase_name, steps):
+    def run_split(self, phase_name, steps, *, invited=(), beside=None, **limits):
+        """Train over the stream; others may be `invited` into the cohort, and `beside` runs meanwhile."""
         phase = PHASES[phase_name]
         self.host.begin_phase(moves=phase.body_moves)
-        wire = WireConfig(join_timeout_s=20, step_timeout_s=20, session_timeout_s=60)
+        wire = WireConfig(join_timeout_s=20, step_timeout_s=20, session_timeout_s=60, **limits)
         cohort = None
         if phase.body_moves:
             cohort = Cohort(
                 self.host,
-                [Member(client.name, client.task) for client in self.clients],
+                [Member(client.name, client.task) for client in self.clients]
+                + [Member(name, self.clients[0].task) for name in invited],
                 input_gradient=phase.client_moves,
                 step_path=(1, phase_name, 1),
                 join_timeout_s=20,
                 step_timeout_s=20,
-                quorum=1.0,
+                quorum=len(self.clients) / (len(self.clients) + len(invited)),
             )
         errors = []
         with BodyService(wire, threads=1) as service:
@@ -120,6 +122,8 @@ class Lab:
                     errors.append(error)
 
             threads = [threading.Thread(target=run, args=(client,)) for client in self.clients]
+            if beside is not None:
+                threads.append(threading.Thread(target=lambda: beside(service, cohort)))
             for thread in threads:
                 thread.start()
             for thread in threads:
