@@ -54,8 +54,8 @@ def image_folder(folder: Path, *, crop: int, halve_jpeg: bool = True) -> LazyIma
     return LazyImages(names, read)
 
 
-def image_files(folder: Path) -> tuple[str, ...]:
-    """List image files below a folder as sorted POSIX paths relative to it; hidden files are left out.
+def image_files(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> tuple[str, ...]:
+    """List files with image suffixes below a folder as sorted POSIX paths relative to it; hidden files are left out.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def image_files(folder: Path) -> tuple[str, ...]:
     for parent, _, files in os.walk(folder):
         below = Path(parent).relative_to(folder).as_posix()
         prefix = "" if below == "." else f"{below}/"
-        found += [prefix + file for file in files if _is_image(file)]
+        found += [prefix + file for file in files if _has(suffixes, file)]
     return tuple(sorted(found))
 
 
@@ -91,5 +91,5 @@ def check_holds_crop(size: tuple[int, int], crop: int, where: str) -> None:
         )
 
 
-def _is_image(file: str) -> bool:
-    return file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith(".")
+def _has(suffixes: tuple[str, ...], file: str) -> bool:
+    return file.lower().endswith(suffixes) and not file.startswith(".")

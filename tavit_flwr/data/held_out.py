@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tavit_flwr.data.images import ImageSet, Sample
+from tavit_flwr.data.images import ImageSet, Sample, unit_range
 from tavit_flwr.degrade import Degrade
 from tavit_flwr.errors import DataError
 from tavit_flwr.seeding import generator
@@ -60,9 +60,9 @@ def held_out_pairs(images: ImageSet, degrade: Degrade | None, *, seed: int, task
 
 
 def _one(sample: Sample, degrade: Degrade | None, index: int, *, seed: int, task: str) -> HeldOut:
-    clean_CHW = sample.clean_CHW.float() / 255
+    clean_CHW = unit_range(sample.clean_CHW)
     if sample.degraded_CHW is not None:
-        return HeldOut(sample.name, "", sample.degraded_CHW.float() / 255 * 2 - 1, clean_CHW * 2 - 1)
+        return HeldOut(sample.name, "", unit_range(sample.degraded_CHW) * 2 - 1, clean_CHW * 2 - 1)
     if degrade is None:
         raise DataError("a pair, as the task has no degradation", "one image", sample.name, "use data.source=paired")
     variant = index % len(degrade.variants)

@@ -25,9 +25,9 @@ class Sample:
     name : str
         Unique in its image set; for folders the path below the folder.
     clean_CHW : Tensor
-        Uint8, three channels.
+        Three channels; uint8, or float32 in [0, 1] where a source has more than 8 bits that matter.
     degraded_CHW : Tensor or None
-        Uint8 of the same shape; None means that the task's degradation makes it.
+        Of the same shape and type; None means that the task's degradation makes it.
     """
 
     name: str
@@ -39,8 +39,10 @@ class Sample:
             if image_CHW is None:
                 continue
             shape = tuple(image_CHW.shape)
-            if len(shape) != 3 or shape[0] != 3 or image_CHW.dtype != torch.uint8:
-                raise DataError("a uint8 image [3, H, W]", f"{image_CHW.dtype} {list(shape)}", self.name)
+            if len(shape) != 3 or shape[0] != 3 or image_CHW.dtype not in (torch.uint8, torch.float32):
+                raise DataError(
+                    "an image [3, H, W] of type uint8 or float32", f"{image_CHW.dtype} {list(shape)}", self.name
+                )
             if shape != tuple(self.clean_CHW.shape):
                 raise DataError(
                     f"a degraded image of the clean one's size, {_size(self.clean_CHW)}",
@@ -52,7 +54,12 @@ class Sample:
     @property
     def size_bytes(self) -> int:
         """Memory of the decoded image or pair."""
-        return self.clean_CHW.numel() * (1 if self.degraded_CHW is None else 2)
+        return sum(image.nbytes for image in (self.clean_CHW, self.degraded_CHW) if image is not None)
+
+
+def unit_range(image: Tensor) -> Tensor:
+    """Give a `Sample`'s image, or a part of it, as float32 in [0, 1]."""
+    return image.float() / 255 if image.dtype == torch.uint8 else image
 
 
 class ImageSet(Protocol):

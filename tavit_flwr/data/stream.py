@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tavit_flwr.data.images import ImageSet, Sample
+from tavit_flwr.data.images import ImageSet, Sample, unit_range
 from tavit_flwr.degrade import Degrade
 from tavit_flwr.degrade.borders import reflect_window
 from tavit_flwr.degrade.contract import draw_integer
@@ -118,4 +118,4 @@ class BatchStream:
         window_CHW = reflect_window(image_CHW, top - margin, left - margin, side, side)
         turned_CHW = torch.rot90(window_CHW, draw_integer(draw, 4), (-2, -1))
         flips = [axis for axis in (-2, -1) if draw_integer(draw, 2)]
-        return turned_CHW.flip(flips).float() / 255
+        return unit_range(turned_CHW.flip(flips))

@@ -79,3 +79,29 @@ def test_no_known_folders_and_several_are_refused(tmp_path):
         _write(tmp_path / side / "a.png", 0)
     with pytest.raises(DataError, match="several"):
         paired_folder(tmp_path, crop=8)
+
+
+def test_a_sides_own_name_before_the_stem_is_no_difference(tmp_path):
+    _write(tmp_path / "rain" / "rain-001.png", 10)
+    _write(tmp_path / "norain" / "norain-001.png", 20)
+    images = paired_folder(tmp_path, crop=8)
+    assert images.names == ("001",)
+    assert int(images.load(0).clean_CHW[0, 0, 0]) == 20
+
+
+def test_one_clean_image_may_have_several_numbered_degraded_ones(tmp_path):
+    for number in (1, 2, 14):
+        _write(tmp_path / "rain" / f"901_{number}.jpg", number)
+    _write(tmp_path / "rain" / "7_3.png", 40)
+    for name in ("901.jpg", "7_3.png"):
+        _write(tmp_path / "norain" / name, 200)
+    images = paired_folder(tmp_path, crop=8)
+    assert images.names == ("7_3", "901_1", "901_14", "901_2")
+    assert [int(images.load(index).degraded_CHW[0, 0, 0]) for index in range(4)] == [40, 1, 14, 2]
+
+
+def test_a_clean_image_that_no_numbered_one_uses_is_named(tmp_path):
+    for file in ("rain/901_1.png", "norain/901.png", "norain/902.png", "rain/903_1.png"):
+        _write(tmp_path / file, 0)
+    with pytest.raises(DataError, match=r"2 without: norain/902\.png, rain/903_1\.png"):
+        paired_folder(tmp_path, crop=8)
