@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -111,7 +112,9 @@ class LocalFlower:
         SessionError
             When Flower does not accept the run, or it takes longer than `timeout_s`.
         """
-        command = ["flwr", "run", str(app), "--stream", "--run-config", f"hydra={json.dumps(overrides)}"]
+        run_config = self.home / f"run-config-{uuid.uuid4().hex[:8]}.toml"  # a file: Flower's parser knows no escapes
+        run_config.write_text(f"hydra = {json.dumps(overrides, ensure_ascii=False)}\n")
+        command = ["flwr", "run", str(app), "--stream", "--run-config", str(run_config)]
         if clients is not None:
             command += ["--federation-config", federation_config(clients)]
         lines: list[str] = []
@@ -142,11 +145,9 @@ class LocalFlower:
 
     def status(self, run_id: int, deadline: float) -> str:
         """Ask ``flwr list`` how a run ended, waiting for its end until `deadline`."""
+        command = ["flwr", "list", "--run-id", str(run_id), "--format", "json"]
         while True:
-            answer = subprocess.run(
-                ["flwr", "list", "--run-id", str(run_id), "--format", "json"],
-                env=self.env, capture_output=True, text=True, timeout=60, check=False,
-            )  # fmt: skip
+            answer = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60, check=False)
             runs = json.loads(answer.stdout or "{}").get("runs") or []
             status = str(runs[0].get("status", "unknown")) if runs else "unknown"
             if status.startswith("finished") or time.monotonic() > deadline:

@@ -1,0 +1,205 @@
+"""One job: a real ``flwr run`` in a folder of its own, what it was made of, and a verdict that trusts no exit code."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from simulations.flower import ROOT, RunOutcome, local_flower
+from tavit_flwr.config import TavitConfig, compose, to_dict
+from tavit_flwr.errors import ConfigError, TavitError
+from tavit_flwr.files import write_json
+
+#: Keys that do not change what a job computes.
+_INCIDENTAL = ("output_dir", "resume", "keep_checkpoints")
+
+#: As many simulated clients run at once by default, at most.
+AT_ONCE = 8
+
+FINISHED, FAILED, RUNNING = "finished", "failed", "running"
+
+
+@dataclass
+class Job:
+    """One experiment and its folder.
+
+    Attributes
+    ----------
+    words : list of str
+        Hydra overrides without ``output_dir`` and ``resume``.
+    config : TavitConfig
+        What they compose to.
+    folder : Path
+        Holds ``job.json``, the log, results and checkpoints.
+    """
+
+    words: list[str]
+    config: TavitConfig
+    folder: Path
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, words: Sequence[str], root: Path | None = None) -> Job:
+        """Compose a job; with `root`, its folder is named after what it computes, so that it is found again.
+
+        Raises
+        ------
+        ConfigError
+            When the overrides do not compose, or name ``resume``: an unfinished job is always resumed.
+        """
+        if any(word.lstrip("+").startswith("resume=") for word in words):
+            raise ConfigError("no 'resume': an unfinished job is continued by itself", "resume=...", "overrides")
+        kept = [word for word in words if not word.lstrip("+").startswith("output_dir=")]
+        config = compose(kept)
+        given = compose(words).output_dir
+        base = Path(given).expanduser().resolve() if given else ROOT / "outputs" / "runs"
+        name = f"{config.name}-seed{config.seed}-{fingerprint(config)[:8]}"
+        if root is not None:
+            return cls(kept, config, root / name)
+        return cls(kept, config, base if given else base / name)
+
+    def run(self, sweep: str, *, timeout_s: float = 24 * 3600) -> dict[str, Any]:
+        """Run what is left of this job, and keep the verdict in ``job.json``.
+
+        Parameters
+        ----------
+        sweep : str
+            Named in the record, so that the sweep finds its jobs.
+
+        Returns
+        -------
+        dict
+            The record: ``status``, ``problems``, versions, commit, times.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _alone(self.folder) as free:
+            if not free:
+                return {"folder": str(self.folder), "status": FAILED, "problems": ["another process runs this job now"]}
+            before = read_record(self.folder)
+            if before.get("status") == FINISHED:
+                self.record = before | {"sweep": sweep, "already": True}
+                self._keep()
+                return self.record
+            self.record = {
+                "sweep": sweep, "status": RUNNING, "problems": [], "overrides": self.words,
+                "folder": str(self.folder), "started": time.time(), **provenance(),
+            }  # fmt: skip
+            self._keep()
+            self._judge(timeout_s)
+            self._keep()
+        return self.record
+
+    def _judge(self, timeout_s: float) -> None:
+        started = time.monotonic()
+        try:
+            outcome = self._flower_run(timeout_s)
+            problems = problems_of(self.folder, outcome, len(self.config.clients))
+        except (TavitError, OSError, subprocess.SubprocessError) as error:
+            problems = [str(error)]
+        self.record["status"] = FAILED if problems else FINISHED
+        self.record |= {"problems": problems, "seconds": round(time.monotonic() - started, 2)}
+        if not problems:
+            self.record["psnr_gain_db"] = gain_db(self.folder)
+            shutil.rmtree(self.folder / "flwr", ignore_errors=True)
+
+    def _flower_run(self, timeout_s: float) -> RunOutcome:
+        resume = (self.folder / "checkpoints").is_dir() and any((self.folder / "checkpoints").glob("round-*"))
+        words = [*self.words, f"output_dir='{self.folder}'", *(["resume=true"] if resume else [])]
+        at_once = min(len(self.config.clients), AT_ONCE)
+        with (
+            (self.folder / "flwr.log").open("a") as log,
+            local_flower(self.folder / "flwr", {"TAVIT_STATE_DIR": str(self.folder / "state")}) as flower,
+        ):
+            return flower.run(
+                shlex.join(words), at_once, timeout_s=timeout_s, on_line=lambda line: print(line, file=log, flush=True)
+            )
+
+    def _keep(self) -> None:
+        write_json(self.folder / "job.json", self.record | {"config": to_dict(self.config)})
+
+
+def fingerprint(config: TavitConfig) -> str:
+    """Hexadecimal digest of everything in a configuration that changes what is computed."""
+    values = {key: value for key, value in to_dict(config).items() if key not in _INCIDENTAL}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record that a job kept, or nothing."""
+    path = folder / "job.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def problems_of(folder: Path, outcome: RunOutcome, clients: int) -> list[str]:
+    """What went wrong in a run, from its results and metric lines: an exit code may hide clients that were left out.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's.
+    outcome : RunOutcome
+        What Flower says.
+    clients : int
+        That many ought to have taken part.
+    """
+    problems = [] if outcome.completed else [f"Flower says: {outcome.status}{_last_error(outcome.log)}"]
+    if not (folder / "results.json").is_file():
+        return problems or [f"no results were written; see {folder / 'flwr.log'}"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    took_part = {client for line in lines if line["event"] == "train" for client in line["clients"]}
+    if len(took_part) < clients:
+        problems.append(f"{len(took_part)} of {clients} clients took part in training")
+    return problems + sorted({problem for line in lines for problem in line.get("left_out", [])})
+
+
+def gain_db(folder: Path) -> float:
+    """Mean over tasks of the last PSNR above the input's, dB: a sweep's objective."""
+    tasks = json.loads((folder / "results.json").read_text())["tasks"].values()
+    return float(sum(row["psnr_db"] - row["input_psnr_db"] for row in tasks) / len(tasks))
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, commit and machine."""
+    packages = ("flwr", "torch", "ray", "numpy", "hydra-core")
+    return {
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "python": platform.python_version(),
+        "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
+        "commit": _git("rev-parse", "HEAD"),
+        "changed_files": len(_git("status", "--porcelain").splitlines()),
+    }
+
+
+def _git(*words: str) -> str:
+    answer = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=30, check=False)
+    return answer.stdout.strip()
+
+
+def _last_error(log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if "Error" in line]
+    return f": {lines[-1]}" if lines else ""
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Whether this process alone holds the folder; the lock ends with the process, however it ends."""
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True

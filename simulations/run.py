@@ -1,0 +1,111 @@
+"""One run, or a sweep with ``--multirun``: every job is a real ``flwr run``, and a finished job is not run again.
+
+``python -m simulations.run experiment=tiny`` makes one run; ``python -m simulations.run --multirun experiment=tiny
+seed=0,1,2`` makes three. The words are Hydra's, the same that ``flwr run . --run-config "hydra='...'"`` takes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+import uuid
+from pathlib import Path
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from simulations.flower import ROOT
+from simulations.jobs import FAILED, FINISHED, Job
+from tavit_flwr.config import TavitConfig, conf_dir
+from tavit_flwr.errors import ConfigError
+from tavit_flwr.files import write_json
+
+#: Names the sweep in every job's record; set once, inherited by launchers' processes.
+SWEEP = "TAVIT_SWEEP"
+
+
+def main() -> int:
+    """Run the words of the command line through Hydra, and say at the end what became of every job.
+
+    Returns
+    -------
+    int
+        0 only when every job finished without a problem.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that what was started is stopped
+    os.environ[SWEEP] = sweep = uuid.uuid4().hex[:12]
+    records = ROOT / "outputs" / "sweeps" / sweep
+    tasks = ",".join(sorted(path.stem for path in (conf_dir() / "task").glob("*.yaml")))
+    ours = [
+        f"task=[{tasks}]", "hydra.output_subdir=null", "hydra.run.dir=.", "hydra.job.chdir=false",
+        f"hydra.sweep.dir='{records}'", "hydra.sweep.subdir=.", "hydra/job_logging=none", "hydra/hydra_logging=none",
+    ]  # fmt: skip
+    flags = [word for word in sys.argv[1:] if word.startswith("-") or "=" not in word]
+    sys.argv[1:] = [*flags, *ours, *(word for word in sys.argv[1:] if word not in flags)]  # flags may stand anywhere
+    ConfigStore.instance().store(name="schema", node=TavitConfig)
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(one_job)()
+    return report(Console(), records)
+
+
+def one_job(_: DictConfig) -> float:
+    """Run one job of Hydra's, here or wherever a launcher put it.
+
+    Returns
+    -------
+    float
+        Mean gain over the input in dB, for sweepers that optimise; NaN where the job failed.
+    """
+    settings = HydraConfig.get()
+    words = [word for word in settings.overrides.task if not word.startswith("task=[")]
+    records = Path(settings.sweep.dir)
+    number = str(settings.job.num) if settings.mode == RunMode.MULTIRUN else "0"
+    records.mkdir(parents=True, exist_ok=True)
+    print(f"[{number}] {' '.join(words)}", flush=True)
+    try:
+        job = Job.of(words, root=_root(words) if settings.mode == RunMode.MULTIRUN else None)
+    except ConfigError as error:
+        write_json(
+            records / f"{int(number):05d}.json", {"status": FAILED, "problems": [str(error)], "overrides": words}
+        )
+        return math.nan
+    record = job.run(os.environ.get(SWEEP, ""))
+    write_json(records / f"{int(number):05d}.json", record)
+    print(f"[{number}] {record['status']}{' before' if record.get('already') else ''}: {job.folder}", flush=True)
+    return float(record.get("psnr_gain_db", math.nan))
+
+
+def report(console: Console, records: Path) -> int:
+    """Show a table of a sweep's jobs, and what failed and why."""
+    rows = [json.loads(path.read_text()) for path in sorted(records.glob("[0-9]*.json"))]
+    table = Table(title=f"{len(rows)} jobs", title_justify="left")
+    for column in ("job", "status", "gain over input, dB", "seconds", "folder"):
+        table.add_column(column, overflow="fold")
+    for number, row in enumerate(rows):
+        gain = f"{row['psnr_gain_db']:+.2f}" if "psnr_gain_db" in row else ""
+        status = f"{row['status']}{' before' if row.get('already') else ''}"
+        table.add_row(str(number), status, gain, f"{row.get('seconds', 0):.0f}", row.get("folder", ""))
+    console.print(table)
+    failed = [(number, row) for number, row in enumerate(rows) if row["status"] != FINISHED]
+    for number, row in failed:
+        console.print(f"[red]job {number} failed[/red]: {' '.join(row.get('overrides', []))}")
+        for problem in row["problems"]:
+            console.print(f"    {problem}", markup=False, soft_wrap=True)
+    return 1 if failed or not rows else 0
+
+
+def _root(words: list[str]) -> Path:
+    """Where a sweep's jobs go: ``output_dir``, which in a sweep holds one folder a job."""
+    given = [word.partition("=")[2].strip("'\"") for word in words if word.startswith("output_dir=")]
+    return Path(given[-1]).expanduser().resolve() if given else ROOT / "outputs" / "runs"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
