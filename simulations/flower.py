@@ -206,8 +206,7 @@ def stop(process: subprocess.Popen[bytes], grace_s: float = 15) -> None:
 def end_all(home: Path, grace_s: float = 10) -> None:
     """Kill what was started with this ``FLWR_HOME`` and is still there: an interrupted run leaves Ray behind.
 
-    Found by environment, because Flower and Ray start processes in sessions of their own. Linux only; elsewhere the
-    SuperLink's own clean-up has to do.
+    Found by environment, because Flower and Ray start processes in sessions of their own. Linux only.
     """
     marker = f"FLWR_HOME={home}\0".encode()
     deadline = time.monotonic() + grace_s
