@@ -1,0 +1,110 @@
+"""Any number of runs in one table and one figure: means and spread over seeds, and what sharing a body gave.
+
+``python -m simulations.compare outputs/runs --synergy multi single`` reads every run below a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from simulations.scores import Row, Synergy, find_runs, rows, synergy
+from tavit_flwr.errors import ConfigError
+from tavit_flwr.files import write_json
+
+
+def markdown(table: Sequence[Row], gains: Sequence[Synergy], title: str) -> str:
+    """Both tables as Markdown."""
+    lines = [
+        "| experiment | task | seeds | input dB | PSNR dB | SSIM | client-steps | MiB per cycle | seconds |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in table:
+        psnr_db, ssim = _with(row.psnr_db, row.psnr_spread_db, 2), _with(row.ssim, row.ssim_spread, 4)
+        lines.append(
+            f"| {row.name} | {row.task} | {row.seeds} | {row.input_psnr_db:.2f} | {psnr_db} | {ssim} "
+            f"| {row.steps:.0f} | {row.mib_per_cycle:.0f} | {row.wall_s:.0f} |"
+        )
+    if gains:
+        lines += ["", f"{title}, PSNR in dB, paired by seed:", "", "| task | seeds | mean | 95 % interval |"]
+        lines.append("|---|---:|---:|---:|")
+        for gain in gains:
+            interval = "one seed" if math.isnan(gain.low_db) else f"{gain.low_db:+.2f} to {gain.high_db:+.2f}"
+            lines.append(f"| {gain.task} | {gain.seeds} | {gain.difference_db:+.2f} | {interval} |")
+    return "\n".join(lines) + "\n"
+
+
+def figure(table: Sequence[Row], path: Path) -> None:
+    """Gain over the input for each task, a bar for each experiment, spread as whiskers; SVG."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(row.name for row in table))
+    tasks = list(dict.fromkeys(row.task for row in table))
+    drawing = Figure(figsize=(2 + 1.6 * len(tasks), 4), layout="constrained")
+    axes = drawing.add_subplot()
+    width = 0.8 / len(names)
+    for place, name in enumerate(names):
+        own = {row.task: row for row in table if row.name == name}
+        shown = [(number, own[task]) for number, task in enumerate(tasks) if task in own]
+        axes.bar(
+            [number + (place - (len(names) - 1) / 2) * width for number, _ in shown],
+            [row.psnr_db - row.input_psnr_db for _, row in shown], width, label=name,
+            yerr=[0 if math.isnan(row.psnr_spread_db) else row.psnr_spread_db for _, row in shown], capsize=3,
+        )  # fmt: skip
+    axes.set_xticks(range(len(tasks)), tasks)
+    axes.set_ylabel("PSNR above the input, dB")
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.legend(frameon=False)
+    drawing.savefig(path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write ``compare.md``, ``.csv``, ``.json`` and ``.svg``, and print the first."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="runs, or folders that hold runs")
+    parser.add_argument("--synergy", nargs=2, metavar=("OF", "OVER"), help="e.g. multi single")
+    parser.add_argument("--output", type=Path, default=Path("outputs/compare"))
+    options = parser.parse_args(arguments)
+    try:
+        runs = find_runs(options.runs)
+        gains = synergy(runs, *options.synergy) if options.synergy else []
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    table = rows(runs)
+    options.output.mkdir(parents=True, exist_ok=True)
+    text = markdown(table, gains, " minus ".join(options.synergy or ()))
+    (options.output / "compare.md").write_text(text)
+    with (options.output / "compare.csv").open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, [*Row.__dataclass_fields__])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in table)
+    write_json(
+        options.output / "compare.json",
+        {"rows": _plain(table), "synergy": _plain(gains), "runs": [run.folder for run in runs]},
+    )
+    figure(table, options.output / "compare.svg")
+    print(text)
+    return 0
+
+
+def _with(mean: float, spread: float, digits: int) -> str:
+    return f"{mean:.{digits}f}" + ("" if math.isnan(spread) else f" ± {spread:.{digits}f}")
+
+
+def _plain(items: Sequence[Row] | Sequence[Synergy]) -> list[dict[str, Any]]:
+    """For JSON, which has no NaN."""
+    return [
+        {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(item).items()}
+        for item in items
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""Comparison of runs: means and spreads by hand, intervals paired by seed, and refusals."""
+
+import csv
+import json
+import math
+import xml.etree.ElementTree
+
+import pytest
+
+from simulations.compare import main
+from simulations.scores import find_runs, rows, synergy
+from tavit_flwr.errors import ConfigError
+
+
+def write(root, name, seed, psnr_db, tasks=("denoise",)):
+    folder = root / f"{name}-{seed}"
+    folder.mkdir(parents=True)
+    scores = {task: {"psnr_db": psnr_db, "ssim": psnr_db / 100, "input_psnr_db": 20.0} for task in tasks}
+    config = {"name": name, "seed": seed, "schedule": {"cycles": 2}}
+    totals = {"steps": 10, "bytes_up": 2**21, "bytes_down": 2**21, "wall_s": 5.0}
+    (folder / "results.json").write_text(json.dumps({"tasks": scores, "config": config, **totals}))
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path):
+    for seed, multi, single in ((0, 27.0, 26.0), (1, 27.5, 26.9), (2, 28.0, 26.6)):
+        write(tmp_path / "runs", "multi", seed, multi, ("denoise", "deblock"))
+        write(tmp_path / "runs", "single", seed, single)
+    return tmp_path / "runs"
+
+
+def test_means_and_spreads(root):
+    table = {(row.name, row.task): row for row in rows(find_runs([root]))}
+    row = table["multi", "denoise"]
+    assert set(table) == {("multi", "denoise"), ("multi", "deblock"), ("single", "denoise")}
+    assert row.seeds == 3
+    assert row.psnr_db == pytest.approx(27.5)
+    assert row.psnr_spread_db == pytest.approx(0.5)
+    assert row.mib_per_cycle == pytest.approx(2.0)
+
+
+def test_synergy_is_paired_by_seed(root):
+    (gain,) = synergy(find_runs([root]), "multi", "single")
+    assert (gain.task, gain.seeds) == ("denoise", 3)
+    assert gain.difference_db == pytest.approx(1.0)
+    assert gain.high_db - gain.difference_db == pytest.approx(4.302653 * 0.4 / math.sqrt(3), rel=1e-5)
+    assert gain.low_db == pytest.approx(2 * gain.difference_db - gain.high_db)
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    write(tmp_path, "multi", 0, 27.0)
+    write(tmp_path, "single", 0, 26.0)
+    (gain,) = synergy(find_runs([tmp_path]), "multi", "single")
+    assert gain.difference_db == pytest.approx(1.0)
+    assert math.isnan(gain.low_db)
+
+
+def test_names_without_common_seeds_are_refused(root):
+    with pytest.raises(ConfigError, match="multi"):
+        synergy(find_runs([root]), "multi", "joint")
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"no results\.json"):
+        find_runs([tmp_path])
+
+
+def test_two_runs_of_one_name_and_seed_are_refused(root, tmp_path):
+    write(tmp_path / "others", "multi", 0, 30.0)
+    with pytest.raises(ConfigError, match="names of their own"):
+        find_runs([root, tmp_path / "others"])
+    assert len(find_runs([root, root / "multi-0"])) == 6  # the same folder twice is one run
+
+
+def test_a_broken_file_is_named(root):
+    (root / "multi-0" / "results.json").write_text("{}")
+    with pytest.raises(ConfigError, match="multi-0"):
+        find_runs([root])
+
+
+def test_all_four_files_are_written(root, tmp_path, capsys):
+    output = tmp_path / "compared"
+    assert main([str(root), "--synergy", "multi", "single", "--output", str(output)]) == 0
+    text = capsys.readouterr().out
+    assert "| multi | denoise | 3 | 20.00 | 27.50 ± 0.50 |" in text
+    assert "| denoise | 3 | +1.00 | +0.01 to +1.99 |" in text
+    assert (output / "compare.md").read_text() in text
+    with (output / "compare.csv").open() as handle:
+        assert len(list(csv.DictReader(handle))) == 3
+    written = json.loads((output / "compare.json").read_text())
+    assert written["synergy"][0]["seeds"] == 3
+    assert len(written["runs"]) == 6
+    assert xml.etree.ElementTree.parse(output / "compare.svg").getroot().tag.endswith("svg")
+
+
+def test_a_wrong_place_is_told(tmp_path, capsys):
+    assert main([str(tmp_path), "--output", str(tmp_path / "compared")]) == 2
+    assert "no results.json" in capsys.readouterr().err
