@@ -22,7 +22,16 @@ from tavit_flwr.models import PRESETS
 ROOT = Path(__file__).resolve().parents[2]
 
 #: What runs make, not what the repository holds.
-MADE = {"metrics.jsonl", "results.json", "job.json", "compare.md", "compare.csv", "compare.json", "weights.safetensors", "state.json"}
+MADE = {
+    "metrics.jsonl",
+    "results.json",
+    "job.json",
+    "compare.md",
+    "compare.csv",
+    "compare.json",
+    "weights.safetensors",
+    "state.json",
+}
 ANYWHERE = ("/", "~", "$", "http", "-")
 FILE = re.compile(r"\.(py|md|toml|yaml|yml|json|jsonl|txt|safetensors)$")
 SYMBOL = re.compile(r"^([\w./-]+\.py):([A-Za-z_][\w.]*)$")
