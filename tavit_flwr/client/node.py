@@ -11,7 +11,7 @@ from pathlib import Path
 from flwr.app import UserConfig
 
 from tavit_flwr.client.store import default_state_dir
-from tavit_flwr.config import TaskConfig, TavitConfig
+from tavit_flwr.config import TaskConfig, TavitConfig, images_of
 from tavit_flwr.errors import CheckpointError, ConfigError, DataError
 
 
@@ -79,7 +79,7 @@ def identify(node_config: UserConfig, config: TavitConfig) -> Node:
         task = str(node_config["task"])
         if task not in config.tasks:
             raise ConfigError(f"a task among {sorted(config.tasks)}", repr(task), "node configuration 'task'")
-        if folder is None and config.data.source != "bundled":
+        if folder is None and images_of(config, task).source != "bundled":
             raise ConfigError("a folder of this node's own", "none", "node configuration 'data-dir'")
         return Node(_kept_name(state_dir), task, 0, 1, folder, state_dir)
     if "partition-id" not in node_config:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import cast
 
 import torch
 from flwr.app import ArrayRecord
 
 from tavit_flwr.client.node import Node, task_of, threads
-from tavit_flwr.config import TavitConfig
-from tavit_flwr.data import ClientData, Source, load_client_data
+from tavit_flwr.config import TavitConfig, images_of
+from tavit_flwr.data import ClientData, load_client_data
 from tavit_flwr.degrade import Degrade, degradation
 from tavit_flwr.models import Head, Preset, Tail, build_head, build_tail, preset
 from tavit_flwr.split.devices import choose_device
@@ -52,13 +50,12 @@ class Workshop:
         """Check the node's task, images and architecture; errors are the user's to read."""
         torch.set_num_threads(threads(config.compute.client_threads))
         task, data = task_of(node, config), config.data
-        paired = data.source == "paired"
-        own_images = node.folder is not None and data.source == "bundled"
-        source = cast("Source", "folder" if own_images else data.source)
+        where = images_of(config, node.task)
+        own_images = node.folder is not None and where.source == "bundled"
         images = load_client_data(
-            source=source,
-            folder=node.folder or _path(data.folder),
-            evaluation_folder=_path(data.evaluation_folder),
+            source="folder" if own_images else where.source,
+            folder=node.folder or where.folder,
+            evaluation_folder=where.evaluation_folder,
             held_out=data.held_out,
             halve_jpeg=data.halve_jpeg,
             crop=data.crop,
@@ -67,7 +64,7 @@ class Workshop:
             shard=node.shard,
             num_shards=node.shards,
         )
-        degrade = None if paired else degradation(task.degradation, task.options)
+        degrade = None if where.paired else degradation(task.degradation, task.options)
         architecture = preset(config.model.preset, **config.model.overrides)
         device = choose_device(config.compute.client_device, "compute.client_device")
         return cls(node, config, architecture, images, degrade, device)
@@ -104,7 +101,3 @@ class Workshop:
         return (
             f"client {self.node.client}, task {self.node.task}, cycle {order.cycle}, {order.phase}, round {order.round}"
         )
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text).expanduser()

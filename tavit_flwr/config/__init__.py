@@ -19,8 +19,11 @@ from tavit_flwr.config.schema import (
     TavitConfig,
     WireConfig,
 )
+from tavit_flwr.config.sources import PAIRED, SOURCES, Source, TaskImages, images_of
 
 __all__ = [
+    "PAIRED",
+    "SOURCES",
     "ComputeConfig",
     "DataConfig",
     "EvaluationConfig",
@@ -30,12 +33,15 @@ __all__ = [
     "OptimisersConfig",
     "PhaseConfig",
     "ScheduleConfig",
+    "Source",
     "TaskConfig",
+    "TaskImages",
     "TavitConfig",
     "WireConfig",
     "compose",
     "conf_dir",
     "from_json",
+    "images_of",
     "to_dict",
     "to_json",
 ]

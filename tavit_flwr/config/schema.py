@@ -8,11 +8,14 @@ from typing import Any
 
 @dataclass
 class TaskConfig:
-    """One restoration task: which degradation makes its pairs and which body it subscribes to."""
+    """One restoration task: what makes its pairs, which body it subscribes to, and where its images come from."""
 
     degradation: str = "noise"
     options: dict[str, Any] = field(default_factory=dict)
     body: str = "natural"
+    source: str | None = None  # None: as under data, also for the folders
+    folder: str | None = None
+    evaluation_folder: str | None = None
 
 
 @dataclass

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 
 from omegaconf import OmegaConf
 
+from tavit_flwr.config.choices import one_of
 from tavit_flwr.config.schema import TavitConfig
+from tavit_flwr.config.sources import SOURCES, check_images
 from tavit_flwr.errors import ConfigError
 
 _CHOICES = {
-    "data.source": ("bundled", "folder", "paired"),
+    "data.source": SOURCES,
     "federation.average": ("uniform", "examples"),
     "federation.cohort": ("auto", "all"),
     "optimiser.client.name": ("adam", "sgd"),
@@ -33,13 +34,7 @@ def validate(config: TavitConfig) -> None:
     """
     node = OmegaConf.structured(config)
     for key, choices in _CHOICES.items():
-        value = OmegaConf.select(node, key)
-        if value not in choices:
-            close = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.3)
-            raise ConfigError(
-                f"one of {list(choices)}", repr(value), f"configuration key '{key}'",
-                f"did you mean '{close[0]}'?" if close else "",
-            )  # fmt: skip
+        one_of(choices, OmegaConf.select(node, key), f"configuration key '{key}'")
     positive: dict[str, float] = {
         "schedule.cycles": config.schedule.cycles,
         "data.crop": config.data.crop,
@@ -61,12 +56,7 @@ def validate(config: TavitConfig) -> None:
     }
     for index, phase in enumerate(config.schedule.phases):
         where = f"schedule.phases[{index}]"
-        if phase.kind not in _PHASE_KINDS:
-            close = difflib.get_close_matches(phase.kind, _PHASE_KINDS, n=1, cutoff=0.3)
-            raise ConfigError(
-                f"one of {list(_PHASE_KINDS)}", repr(phase.kind), f"configuration key '{where}.kind'",
-                f"did you mean '{close[0]}'?" if close else "",
-            )  # fmt: skip
+        one_of(_PHASE_KINDS, phase.kind, f"configuration key '{where}.kind'")
         positive[f"{where}.rounds"] = phase.rounds
         positive[f"{where}.steps"] = phase.steps
     for key, value in positive.items():
@@ -92,6 +82,7 @@ def validate(config: TavitConfig) -> None:
         raise ConfigError("at least one phase", "none", "configuration key 'schedule.phases'")
     if not config.clients:
         raise ConfigError("at least one client", "none", "configuration key 'clients'", "name a task per client")
+    check_images(config)
 
 
 def check_device_name(name: str, where: str) -> None:

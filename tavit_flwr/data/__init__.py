@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tavit_flwr.data.client_data import ClientData, Source, load_client_data
+from tavit_flwr.data.client_data import ClientData, load_client_data
 from tavit_flwr.data.held_out import HeldOut, held_out_pairs
 from tavit_flwr.data.images import ImageSet, LazyImages, Sample
 from tavit_flwr.data.stream import Batch, BatchStream
@@ -15,7 +15,6 @@ __all__ = [
     "ImageSet",
     "LazyImages",
     "Sample",
-    "Source",
     "held_out_pairs",
     "load_client_data",
 ]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, assert_never, get_args
+from typing import assert_never
 
+from tavit_flwr.config import PAIRED, SOURCES, Source
 from tavit_flwr.data.folders import image_folder
 from tavit_flwr.data.images import ImageSet, LazyImages
 from tavit_flwr.data.pairs import paired_folder
 from tavit_flwr.data.partition import client_shard, split_held_out
 from tavit_flwr.data.photographs import HELD_OUT_PHOTOGRAPHS, TRAINING_PHOTOGRAPHS, bundled_photographs
 from tavit_flwr.errors import ConfigError, DataError
-
-Source = Literal["bundled", "folder", "paired"]
 
 
 @dataclass(frozen=True)
@@ -73,14 +72,14 @@ def load_client_data(
     DataError
         A folder or an image cannot be used, or there are too few images.
     """
-    if source not in get_args(Source):
-        raise ConfigError(f"one of {', '.join(get_args(Source))}", f"'{source}'", "configuration key 'data.source'")
+    if source not in SOURCES:
+        raise ConfigError(f"one of {', '.join(SOURCES)}", f"'{source}'", "configuration key 'data.source'")
     if evaluation_folder is not None and folder is not None:
         _check_apart(folder, evaluation_folder)
     images = _images(source, folder, halve_jpeg=halve_jpeg, crop=crop)
     if evaluation_folder is not None:
         train_names = TRAINING_PHOTOGRAPHS if source == "bundled" else images.names
-        kind: Source = "paired" if source == "paired" else "folder"
+        kind: Source = source if source in PAIRED else "folder"
         aside = _images(kind, evaluation_folder, halve_jpeg=halve_jpeg, crop=crop)
     else:
         train_names, held_out_names = _split(source, images, held_out, seed=seed)

@@ -29,7 +29,10 @@ def test_the_default_composes():
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=["=".join(one) for one in CHOICES])
 def test_every_choice_composes_and_survives_json(group, choice):
-    extra = ["data.folder=/images"] if (group, choice) in (("data", "folder"), ("data", "paired")) else []
+    extra = {
+        ("data", "folder"): ["data.folder=/images"],
+        ("data", "paired"): ["data.folder=/images", "clients=[derain]"],
+    }.get((group, choice), [])
     if group == "experiment":
         text = (conf_dir() / group / f"{choice}.yaml").read_text()
         extra = ["data.folder=/images"] if "/data: folder" in text or "/data: paired" in text else []
@@ -50,7 +53,7 @@ def test_a_group_chosen_on_the_command_line_wins():
 
 
 def test_words_are_split_as_a_shell_does():
-    config = compose("experiment=tiny 'clients=[denoise, derain]' data.folder=\"/a b\"")
+    config = compose("experiment=tiny data=folder 'clients=[denoise, derain]' data.folder=\"/a b\"")
     assert config.clients == ["denoise", "derain"]
     assert config.data.folder == "/a b"
     assert list(config.tasks) == ["denoise", "derain"]
