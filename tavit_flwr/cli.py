@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +10,8 @@ from omegaconf import OmegaConf
 
 from tavit_flwr import __version__
 from tavit_flwr.config import compose
+from tavit_flwr.data.complete import check_data, find_recipe
+from tavit_flwr.data.recipes import RECIPES
 from tavit_flwr.errors import TavitError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Split learning of image restoration on Flower.")
@@ -33,3 +36,31 @@ def show_config(
         typer.echo(f"{type(error).__name__}: {error}", err=True)
         raise typer.Exit(2) from None
     typer.echo(OmegaConf.to_yaml(OmegaConf.structured(config)).rstrip())
+
+
+@app.command("check-data")
+def check_a_data_set(
+    recipe: Annotated[str | None, typer.Argument(help="Name of a data set; all are listed without it")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="Where it lies")] = None,
+    part: Annotated[str | None, typer.Option(help="Check this part alone, e.g. test")] = None,
+) -> None:
+    """Check that a folder holds a data set whole: counts and sizes. Nothing is downloaded."""
+    try:
+        if recipe is None or folder is None:
+            for one in RECIPES if recipe is None else [find_recipe(recipe)]:
+                typer.echo(f"{one.name}: {one.page}")
+                for piece in one.parts:
+                    count = "any number of" if piece.count is None else f"{piece.count:,}"
+                    typer.echo(f"    {piece.name:<6} {piece.folder:<14} {count} {piece.what}, {piece.size_text}")
+                typer.echo(f"    {one.advice}\n" if one.advice else "")
+            return
+        whole = True
+        for finding in check_data(find_recipe(recipe), folder.expanduser(), part):
+            read = f"{finding.count:,} {finding.part.what}, {finding.headers:,} opened"
+            typer.echo(f"{finding.part.name}: " + (f"WRONG: {finding.problem}" if finding.problem else f"ok: {read}"))
+            whole = whole and not finding.problem
+    except TavitError as error:
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        raise typer.Exit(2) from None
+    if not whole:
+        raise typer.Exit(1)

@@ -190,3 +190,33 @@ def make_images():
 @pytest.fixture
 def make_phases():
     return phases
+
+
+def write_ct_slice(path: Path, values_hu: np.ndarray, **changes) -> None:
+    """Write Hounsfield units as CT scanners do: 16 bits with slope and intercept."""
+    import pydicom  # with the extra `dicom`
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    one = pydicom.Dataset()
+    one.file_meta = pydicom.dataset.FileMetaDataset()
+    one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID = CTImageStorage
+    one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID = generate_uid()
+    one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    one.Modality, one.PhotometricInterpretation, one.SamplesPerPixel = "CT", "MONOCHROME2", 1
+    one.Rows, one.Columns = values_hu.shape
+    one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 16, 15, 0
+    one.RescaleSlope, one.RescaleIntercept = "0.5", "-1024"
+    one.ImagePositionPatient = ["0", "0", "7.5"]
+    one.PixelData = np.round((values_hu + 1024) * 2).astype("<u2").tobytes()
+    for name, value in changes.items():
+        if value is None:
+            delattr(one, name)
+        else:
+            setattr(one, name, value)
+    one.save_as(path, enforce_file_format=True)
+
+
+@pytest.fixture
+def write_slice():
+    return write_ct_slice

@@ -22,11 +22,12 @@ class TaskConfig:
 class DataConfig:
     """Where images come from and how batches are cut from them."""
 
-    source: str = "bundled"  # bundled | folder | paired
+    source: str = "bundled"  # bundled | folder | paired | voc | dicom
     folder: str | None = None
     evaluation_folder: str | None = None
     held_out: int = 2
     halve_jpeg: bool = True
+    window_hu: list[float] = field(default_factory=lambda: [-160.0, 240.0])
     crop: int = 64
     batch_size: int = 8
 

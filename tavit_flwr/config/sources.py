@@ -11,11 +11,11 @@ from tavit_flwr.config.choices import one_of
 from tavit_flwr.config.schema import TavitConfig
 from tavit_flwr.errors import ConfigError
 
-Source = Literal["bundled", "folder", "paired"]
+Source = Literal["bundled", "folder", "paired", "voc", "dicom"]
 
 SOURCES: tuple[Source, ...] = get_args(Source)
 
-PAIRED: tuple[Source, ...] = ("paired",)
+PAIRED: tuple[Source, ...] = ("paired", "dicom")
 """Sources whose images come with their degraded versions, so that the task's degradation is not used."""
 
 

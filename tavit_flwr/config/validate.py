@@ -68,6 +68,9 @@ def validate(config: TavitConfig) -> None:
     }.items():
         if not 0 < value <= 1:
             raise ConfigError("a fraction in (0, 1]", repr(value), f"configuration key '{key}'")
+    window = config.data.window_hu
+    if len(window) != 2 or not -math.inf < window[0] < window[1] < math.inf:
+        raise ConfigError("a lowest and a highest value", repr(list(window)), "configuration key 'data.window_hu'")
     check_device_name(config.compute.client_device, "configuration key 'compute.client_device'")
     check_device_name(config.compute.server_device, "configuration key 'compute.server_device'")
     for name in (*config.tasks, *(task.body for task in config.tasks.values())):

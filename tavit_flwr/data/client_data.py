@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import assert_never
 
 from tavit_flwr.config import PAIRED, SOURCES, Source
+from tavit_flwr.data.dicom import SOFT_TISSUE_HU, dicom_pairs
 from tavit_flwr.data.folders import image_folder
 from tavit_flwr.data.images import ImageSet, LazyImages
 from tavit_flwr.data.pairs import paired_folder
 from tavit_flwr.data.partition import client_shard, split_held_out
 from tavit_flwr.data.photographs import HELD_OUT_PHOTOGRAPHS, TRAINING_PHOTOGRAPHS, bundled_photographs
+from tavit_flwr.data.voc import voc_sbd
 from tavit_flwr.errors import ConfigError, DataError
 
 
@@ -35,18 +37,20 @@ def load_client_data(
     task: str,
     shard: int,
     num_shards: int,
+    window_hu: tuple[float, float] = SOFT_TISSUE_HU,
 ) -> ClientData:
     """Find a client's images; they are opened later, when they are used.
 
     Parameters
     ----------
     source : str
-        ``bundled`` photographs, a ``folder`` of clean images, or a ``paired`` folder.
+        ``bundled`` photographs, a ``folder`` of clean images, a ``paired`` folder, PASCAL ``voc`` with SBD, or
+        ``dicom`` slices at low and full dose.
     folder : Path or None
         The folder; None for ``bundled``.
     evaluation_folder : Path or None
-        Held-out images of the same kind (clean ones for ``bundled``), all of them, in place of `held_out`. Use it
-        for video frames: two frames of one scene are nearly the same photograph.
+        Held-out images of the same kind (clean ones for ``bundled`` and ``voc``), all of them, in place of `held_out`.
+        Use it for video frames and for slices of one patient, which are nearly the same image.
     held_out : int
         How many whole photographs are set aside: the first of a fixed list for ``bundled``, drawn for folders.
     halve_jpeg : bool
@@ -59,6 +63,8 @@ def load_client_data(
         The task's name.
     shard, num_shards : int
         Which of how many clients of this task share these images.
+    window_hu : tuple of float
+        See `tavit_flwr.data.dicom.dicom_pairs`.
 
     Returns
     -------
@@ -76,11 +82,11 @@ def load_client_data(
         raise ConfigError(f"one of {', '.join(SOURCES)}", f"'{source}'", "configuration key 'data.source'")
     if evaluation_folder is not None and folder is not None:
         _check_apart(folder, evaluation_folder)
-    images = _images(source, folder, halve_jpeg=halve_jpeg, crop=crop)
+    images = _images(source, folder, halve_jpeg=halve_jpeg, crop=crop, window_hu=window_hu)
     if evaluation_folder is not None:
         train_names = TRAINING_PHOTOGRAPHS if source == "bundled" else images.names
         kind: Source = source if source in PAIRED else "folder"
-        aside = _images(kind, evaluation_folder, halve_jpeg=halve_jpeg, crop=crop)
+        aside = _images(kind, evaluation_folder, halve_jpeg=halve_jpeg, crop=crop, window_hu=window_hu)
     else:
         train_names, held_out_names = _split(source, images, held_out, seed=seed)
         aside = images.only(held_out_names)
@@ -88,7 +94,9 @@ def load_client_data(
     return ClientData(train=images.only(own), held_out=aside)
 
 
-def _images(source: Source, folder: Path | None, *, halve_jpeg: bool, crop: int) -> LazyImages:
+def _images(
+    source: Source, folder: Path | None, *, halve_jpeg: bool, crop: int, window_hu: tuple[float, float]
+) -> LazyImages:
     if source == "bundled":
         return bundled_photographs(halve_jpeg=halve_jpeg)
     if folder is None:
@@ -97,6 +105,10 @@ def _images(source: Source, folder: Path | None, *, halve_jpeg: bool, crop: int)
         return image_folder(folder, crop=crop, halve_jpeg=halve_jpeg)
     if source == "paired":
         return paired_folder(folder, crop=crop)
+    if source == "voc":
+        return voc_sbd(folder, crop=crop, halve_jpeg=halve_jpeg)
+    if source == "dicom":
+        return dicom_pairs(folder, crop=crop, window_hu=window_hu)
     assert_never(source)
 
 
