@@ -12,7 +12,7 @@ from tavit_flwr.client.session import Batches, ClientSession
 from tavit_flwr.client.store import PrivateStore
 from tavit_flwr.client.workshop import Workshop
 from tavit_flwr.data import BatchStream
-from tavit_flwr.split.optimisers import build_optimiser, load_moments, moments
+from tavit_flwr.split.optimisers import build_optimiser, learning_rate, load_moments, moments, set_learning_rate
 from tavit_flwr.split.phases import phase_named
 from tavit_flwr.wire.records import Order, parts_to_arrays
 
@@ -52,6 +52,7 @@ def train(
         fresh = order.version > 0 and saved is None
         if saved:
             load_moments(optimiser, saved)
+        set_learning_rate(optimiser, learning_rate(workshop.config.optimiser.client, order.progress))
     session = ClientSession(head, tail, optimiser, _batches(workshop, order), phase, workshop.where(order))
     with workshop.stream(order) as stream:
         outcome = session.run(stream, order.steps)

@@ -67,6 +67,7 @@ class OptimiserConfig:
     lr: float = 3e-5
     beta1: float = 0.5
     beta2: float = 0.999
+    decay: str = "none"  # none | cosine, over the whole run
 
 
 @dataclass

@@ -17,7 +17,9 @@ _CHOICES = {
     "federation.average": ("uniform", "examples"),
     "federation.cohort": ("auto", "all"),
     "optimiser.client.name": ("adam", "sgd"),
+    "optimiser.client.decay": ("none", "cosine"),
     "optimiser.server.name": ("adam", "sgd"),
+    "optimiser.server.decay": ("none", "cosine"),
 }
 _NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,31}$")
 _DEVICE = re.compile(r"^(auto|cpu|cuda(:\d{1,3})?)$")

@@ -12,7 +12,7 @@ from tavit_flwr.config import OptimiserConfig
 from tavit_flwr.errors import ModelError, ProtocolError
 from tavit_flwr.seeding import derive_seed
 from tavit_flwr.split.devices import CPU
-from tavit_flwr.split.optimisers import build_optimiser, load_moments, moments
+from tavit_flwr.split.optimisers import build_optimiser, learning_rate, load_moments, moments, set_learning_rate
 from tavit_flwr.split.phases import set_moving
 from tavit_flwr.split.server_side import BodyPass, body_backward, body_forward
 
@@ -58,6 +58,7 @@ class BodyHost:
         self._embedding = embedding
         self._seed = seed
         self._device = device
+        self._settings = optimiser
         self._optimiser = build_optimiser(body.parameters(), optimiser)
         self._moving = threading.Lock()
 
@@ -77,9 +78,10 @@ class BodyHost:
                 "head and body must come from the same preset",
             )
 
-    def begin_phase(self, *, moves: bool) -> None:
-        """Put the body in the mode of the phase."""
+    def begin_phase(self, *, moves: bool, progress: float = 0.0) -> None:
+        """Put the body in the mode of the phase, at the learning rate of that place in the run."""
         set_moving(self.body, moves)
+        set_learning_rate(self._optimiser, learning_rate(self._settings, progress))
 
     def forward_frozen(self, smashed: Tensor, *, input_gradient: bool) -> BodyPass:
         """Run one client's request through the frozen body."""

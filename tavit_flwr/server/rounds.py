@@ -99,7 +99,7 @@ class RoundOpener:
         opened = Round()
         cohorts: dict[str, Cohort] = {}
         for name, host in self.hosts.items():
-            host.begin_phase(moves=phase.body_moves)
+            host.begin_phase(moves=phase.body_moves, progress=plan.progress)
             members = [Member(one.client, one.task) for one in chosen if one.enrolment.body == name]
             if phase.body_moves and members:
                 cohorts[name] = Cohort(
@@ -149,6 +149,7 @@ class RoundOpener:
             version=version,
             next_version=plan.index,
             pictures=pictures,
+            progress=plan.progress,
         )
 
     @staticmethod

@@ -27,6 +27,8 @@ class RoundPlan:
         Federated evaluation follows.
     half_cycle : float
         Place on the paper's axis at the end of the phase: 0.5, 1.0, 1.5, ... with two phases a cycle.
+    progress : float
+        Share of the run's steps that earlier rounds have done, in ``[0, 1)``.
     """
 
     index: int
@@ -36,11 +38,14 @@ class RoundPlan:
     steps: int
     ends_phase: bool
     half_cycle: float
+    progress: float = 0.0
 
 
 def plan(schedule: ScheduleConfig) -> list[RoundPlan]:
     """Every round of a run, in order."""
     rounds: list[RoundPlan] = []
+    total = schedule.cycles * sum(phase.rounds * phase.steps for phase in schedule.phases)
+    done = 0
     for cycle in range(1, schedule.cycles + 1):
         for position, phase in enumerate(schedule.phases, start=1):
             for number in range(1, phase.rounds + 1):
@@ -53,6 +58,8 @@ def plan(schedule: ScheduleConfig) -> list[RoundPlan]:
                         steps=phase.steps,
                         ends_phase=number == phase.rounds,
                         half_cycle=cycle - 1 + position / len(schedule.phases),
+                        progress=done / total,
                     )
                 )
+                done += phase.steps
     return rounds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -17,6 +18,25 @@ def build_optimiser(parameters: Iterable[Tensor], config: OptimiserConfig) -> Op
     if config.name == "sgd":
         return SGD(parameters, lr=config.lr)
     return Adam(parameters, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+
+
+def learning_rate(config: OptimiserConfig, progress: float) -> float:
+    """Learning rate of a round: a function of where in the run it is, so that a resumed run needs no state for it.
+
+    Parameters
+    ----------
+    config : OptimiserConfig
+        ``decay`` is ``none`` (paper) or ``cosine``, half a cosine from ``lr`` to zero over the run (ours).
+    progress : float
+        Share of the run's steps that earlier rounds have done, in ``[0, 1)``.
+    """
+    return config.lr * (0.5 + 0.5 * math.cos(math.pi * progress)) if config.decay == "cosine" else config.lr
+
+
+def set_learning_rate(optimiser: Optimizer, lr: float) -> None:
+    """Set the learning rate of every parameter; moments stay."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr
 
 
 def moments(optimiser: Optimizer) -> dict[str, Tensor]:

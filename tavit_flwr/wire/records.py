@@ -41,6 +41,8 @@ class Order:
         Round that this session is.
     pictures : bool
         Whether to leave pictures in the client's own folder.
+    progress : float
+        Share of the run's steps that earlier rounds have done; learning rates may depend on it.
     """
 
     config: str
@@ -55,6 +57,7 @@ class Order:
     version: int
     next_version: int
     pictures: bool = False
+    progress: float = 0.0
 
     def to_record(self) -> ConfigRecord:
         """As Flower carries it."""
@@ -69,7 +72,7 @@ class Order:
         ProtocolError
             When a key is missing or has another type, as when two versions of the app meet.
         """
-        types: dict[str, type] = {"certificate_pem": bytes, "pictures": bool}
+        types: dict[str, type] = {"certificate_pem": bytes, "pictures": bool, "progress": float}
         types |= dict.fromkeys(("cycle", "round", "steps", "version", "next_version"), int)
         values: dict[str, Any] = {}
         for field in fields(cls):

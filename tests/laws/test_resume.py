@@ -14,7 +14,11 @@ SCHEDULE = ("task-specific", "task-agnostic", "joint")
 @pytest.fixture
 def config(tiny, make_phases):
     # Two clients of one task, so that averaging is at work; cohorts of three; Adam on both sides; dropout in the body.
-    return tiny("clients=[denoise,denoise,deblock]", make_phases(*SCHEDULE, rounds=2), "keep_checkpoints=9")
+    # Learning rates that fall over the run.
+    decay = "optimiser.client.decay=cosine optimiser.server.decay=cosine"
+    return tiny(
+        "clients=[denoise,denoise,deblock]", make_phases(*SCHEDULE, rounds=2), "keep_checkpoints=9", *decay.split()
+    )
 
 
 def differing(one, other):

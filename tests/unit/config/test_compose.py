@@ -85,6 +85,7 @@ def test_only_used_tasks_are_kept():
         (["federation.quorum=0"], r"federation.quorum"),
         (["federation.cohort=some"], r"federation.cohort"),
         (["optimiser.client.lr=0"], r"optimiser.client.lr"),
+        (["optimiser.client.decay=cosinus"], r"optimiser.client.decay.*did you mean 'cosine'"),
         (["wire.step_timeout_s=-1"], r"wire.step_timeout_s"),
         (["tasks.denoise.body='../x'"], r"names of tasks and bodies"),
         (["+foo=1"], r"'foo'"),

@@ -32,6 +32,7 @@ def test_the_schedule_is_flattened_in_order():
     ]
     assert [one.ends_phase for one in rounds] == [False, True, True] * 3
     assert [one.half_cycle for one in rounds if one.ends_phase] == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+    assert [one.progress * 57 for one in rounds] == pytest.approx([0, 7, 14, 19, 26, 33, 38, 45, 52])
 
 
 def make(index=1):

@@ -124,7 +124,7 @@ def test_tokens_are_long_and_differ():
 
 ORDER = Order(
     config="{}", run_key="k", address="127.0.0.1:1", token="t", certificate_pem=b"pem", phase="joint", cycle=1,
-    round=2, steps=3, version=4, next_version=5, pictures=True,
+    round=2, steps=3, version=4, next_version=5, pictures=True, progress=0.25,
 )  # fmt: skip
 ENROLMENT = Enrolment("p0000", "denoise", "natural", train_images=7, held_out_images=2, slots=4)
 
@@ -140,7 +140,7 @@ def test_an_order_without_a_key_or_with_another_type_is_refused(name):
     missing = ConfigRecord({key: value for key, value in dataclasses.asdict(ORDER).items() if key != name})
     with pytest.raises(ProtocolError, match=name):
         Order.from_record(missing)
-    other = ConfigRecord(dataclasses.asdict(ORDER) | {name: 0.5})
+    other = ConfigRecord(dataclasses.asdict(ORDER) | {name: [0.5]})
     with pytest.raises(ProtocolError, match="same version"):
         Order.from_record(other)
 
