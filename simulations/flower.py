@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from simulations.processes import end_all, free_port, stop, wait_healthy
 from tavit_flwr.errors import SessionError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,26 +51,24 @@ def federation_config(clients: int) -> str:
     return f"num-supernodes={clients} client-resources-num-cpus=1 init-args-num-cpus={clients}"
 
 
-class LocalFlower:
-    """Runs apps on a SuperLink of its own in simulation mode; made by `local_flower`.
+class Flower:
+    """Runs apps on a SuperLink that `local_flower` or `simulations.deployment.federation` started.
 
     Parameters
     ----------
     home : Path
         ``FLWR_HOME`` of everything started here.
-    port, control_port : int
-        Of the SuperLink, on loopback.
     environment : mapping
         Added to this process's.
+    connection : str, optional
+        Name of the SuperLink in the home's ``config.toml``; Flower's default if None.
     """
 
-    def __init__(self, home: Path, port: int, control_port: int, environment: Mapping[str, str]) -> None:
+    def __init__(self, home: Path, environment: Mapping[str, str], connection: str | None = None) -> None:
         self.home = home
-        self.port = port
+        self._connection = connection
         self.env = os.environ | {
             "FLWR_HOME": str(home),
-            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
-            "FLWR_LOCAL_CONTROL_API_PORT": str(control_port),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -114,7 +109,7 @@ class LocalFlower:
         """
         run_config = self.home / f"run-config-{uuid.uuid4().hex[:8]}.toml"  # a file: Flower's parser knows no escapes
         run_config.write_text(f"hydra = {json.dumps(overrides, ensure_ascii=False)}\n")
-        command = ["flwr", "run", str(app), "--stream", "--run-config", str(run_config)]
+        command = ["flwr", "run", str(app), *self._at(), "--stream", "--run-config", str(run_config)]
         if clients is not None:
             command += ["--federation-config", federation_config(clients)]
         lines: list[str] = []
@@ -139,13 +134,14 @@ class LocalFlower:
             raise SessionError("a run that Flower accepts", log[-2000:], "flwr run")
         run_id = int(match.group(1))
         if time.monotonic() > deadline:
-            subprocess.run(["flwr", "stop", str(run_id)], env=self.env, capture_output=True, timeout=60, check=False)
+            stopping = ["flwr", "stop", str(run_id), *self._at()]
+            subprocess.run(stopping, env=self.env, capture_output=True, timeout=60, check=False)
             raise SessionError(f"the run's end within {timeout_s:g} s", log[-2000:], f"run {run_id}")
         return RunOutcome(run_id, self.status(run_id, deadline), log)
 
     def status(self, run_id: int, deadline: float) -> str:
         """Ask ``flwr list`` how a run ended, waiting for its end until `deadline`."""
-        command = ["flwr", "list", "--run-id", str(run_id), "--format", "json"]
+        command = ["flwr", "list", *self._at(), "--run-id", str(run_id), "--format", "json"]
         while True:
             answer = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60, check=False)
             runs = json.loads(answer.stdout or "{}").get("runs") or []
@@ -154,9 +150,12 @@ class LocalFlower:
                 return status
             time.sleep(0.5)
 
+    def _at(self) -> list[str]:
+        return [self._connection] if self._connection else []
+
 
 @contextmanager
-def local_flower(home: Path, environment: Mapping[str, str] | None = None) -> Iterator[LocalFlower]:
+def local_flower(home: Path, environment: Mapping[str, str] | None = None) -> Iterator[Flower]:
     """Start a SuperLink in simulation mode, and stop it and all it started at the end.
 
     Parameters
@@ -173,7 +172,8 @@ def local_flower(home: Path, environment: Mapping[str, str] | None = None) -> It
     """
     home.mkdir(parents=True, exist_ok=True)
     port, control_port = free_port(), free_port()
-    flower = LocalFlower(home, port, control_port, environment or {})
+    ports = {"FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port), "FLWR_LOCAL_CONTROL_API_PORT": str(control_port)}
+    flower = Flower(home, ports | dict(environment or {}))
     command = [
         "flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess",
         "--host", "127.0.0.1", "--port", str(port), "--control-api-address", f"127.0.0.1:{control_port}",
@@ -185,65 +185,8 @@ def local_flower(home: Path, environment: Mapping[str, str] | None = None) -> It
             start_new_session=True,
         )  # fmt: skip
     try:
-        _wait_healthy(process, port, home / "superlink.log")
+        wait_healthy(process, f"127.0.0.1:{port}", home / "superlink.log")
         yield flower
     finally:
         stop(process)
         end_all(home)
-
-
-def stop(process: subprocess.Popen[bytes], grace_s: float = 15) -> None:
-    """End a process."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(grace_s)
-
-
-def end_all(home: Path, grace_s: float = 10) -> None:
-    """Kill what was started with this ``FLWR_HOME`` and is still there: an interrupted run leaves Ray behind.
-
-    Found by environment, because Flower and Ray start processes in sessions of their own. Linux only.
-    """
-    marker = f"FLWR_HOME={home}\0".encode()
-    deadline = time.monotonic() + grace_s
-    while (left := _processes_with(marker)) and time.monotonic() < deadline:
-        for process in left:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        time.sleep(0.1)
-
-
-def free_port() -> int:
-    """A port on loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _processes_with(marker: bytes) -> list[int]:
-    """Pids, other than this one, whose environment holds a marker."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if marker in (entry / "environ").read_bytes() + b"\0" and int(entry.name) != os.getpid():
-                found.append(int(entry.name))
-    return found
-
-
-def _wait_healthy(process: subprocess.Popen[bytes], port: int, log: Path, timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise SessionError("a SuperLink that answers", log.read_text()[-2000:], f"port {port}", "see its log")

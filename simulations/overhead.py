@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from simulations.flower import LocalFlower, local_flower
+from simulations.flower import Flower, local_flower
 from tavit_flwr.config import TavitConfig, compose
 from tavit_flwr.data import BatchStream, load_client_data
 from tavit_flwr.degrade import degradation
@@ -84,7 +84,7 @@ class UnsplitLoop:
             unsplit_step(self._clients[group], self._body, self._body_optimiser, pairs[group], PHASES[phase], 0)
 
 
-def demo_costs(flower: LocalFlower, overrides: list[str], clients: int, steps: int, output: Path) -> Costs:
+def demo_costs(flower: Flower, overrides: list[str], clients: int, steps: int, output: Path) -> Costs:
     """Wall seconds per client-step of one `flwr run`, by phase; errors unless every client took part."""
     phases = ",".join(f"{{kind:{name},rounds:1,steps:{steps}}}" for name in PHASE_NAMES)
     words = [

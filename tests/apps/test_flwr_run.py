@@ -2,26 +2,14 @@
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 
 from simulations.demo import gather_pictures
 from simulations.flower import local_flower
+from simulations.processes import processes_of
 
 SMALL = "experiment=tiny data.batch_size=1 evaluation.stride=32 evaluation.batch_size=128"
-
-
-def processes_with(marker: str) -> list[int]:
-    """Pids whose environment holds a marker: everything that a run started, whoever is its parent."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if marker.encode() in (entry / "environ").read_bytes() and int(entry.name) != os.getpid():
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -84,4 +72,4 @@ def test_the_default_federation_says_what_it_cannot_do_and_does_the_rest(runs):
 
 def test_nothing_is_left_behind(runs):
     home, _ = runs
-    assert processes_with(str(home / "flwr")) == []
+    assert processes_of(home / "flwr") == []
