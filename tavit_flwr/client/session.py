@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from tavit_flwr.errors import ModelError, ProtocolError
 from tavit_flwr.payloads import (
+    Acknowledged,
     Features,
     GradFeatures,
     GradFeaturesAndSmashed,
@@ -131,6 +132,7 @@ class ClientSession:
             tail_pass = self._tail_step(_features(carrier, step), head_pass, degraded, clean, step, outcome)
             if following is None:
                 carrier.send(GradFeatures(step, tail_pass.sent))
+                carrier.receive(Acknowledged, step)
             else:
                 degraded, clean, head_pass = following
                 carrier.send(GradFeaturesAndSmashed(step, tail_pass.sent, head_pass.sent))

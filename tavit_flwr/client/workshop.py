@@ -92,9 +92,11 @@ class Workshop:
             order.certificate_pem,
             order.phase,
             Limits(max_frame_bytes=int(wire.max_frame_mib * 2**20)),
+            client=self.node.client,
             first_timeout_s=wire.join_timeout_s + 2 * wire.step_timeout_s,
             step_timeout_s=2 * wire.step_timeout_s,
             session_timeout_s=wire.session_timeout_s,
+            connect_timeout_s=wire.step_timeout_s,
         )
 
     def where(self, order: Order) -> str:

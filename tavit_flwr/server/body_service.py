@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 
 from tavit_flwr.config import WireConfig
 from tavit_flwr.errors import SessionError, TavitError
-from tavit_flwr.payloads import (
-    Acknowledged,
-    Close,
-    Features,
-    GradFeatures,
-    GradFeaturesAndSmashed,
-    GradSmashed,
-    Smashed,
-)
 from tavit_flwr.server.channel import Channel
-from tavit_flwr.server.cohort import Cohort
-from tavit_flwr.server.sessions import EVALUATE, Session
-from tavit_flwr.split.phases import PHASES
-from tavit_flwr.split.server_side import body_backward
+from tavit_flwr.server.serving import serve
+from tavit_flwr.server.sessions import Session
 from tavit_flwr.wire.credentials import Certificate, ephemeral_certificate, session_token
+from tavit_flwr.wire.exchange import Attachment
 from tavit_flwr.wire.frames import Limits
-from tavit_flwr.wire.stream_server import Connection, StreamHandlers, StreamServer
+from tavit_flwr.wire.stream_server import Caller, StreamServer
+
+logger = logging.getLogger("flwr")
+
+R = TypeVar("R")
 
 
 class BodyService:
-    """Hosts sessions over the stream; a context manager.
+    """Hosts sessions, each in a thread of its own from its first frame to its end; a context manager.
 
     Parameters
     ----------
@@ -45,20 +42,21 @@ class BodyService:
         self._wire = wire
         self._limits = Limits(max_frame_bytes=int(wire.max_frame_mib * 2**20))
         self._sessions: dict[str, Session] = {}
+        self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
         self._cores = threads or os.cpu_count() or 1
         # Frozen requests run side by side, a core each; torch keeps the number of threads per calling thread.
-        self._workers: Executor = ThreadPoolExecutor(
+        self._workers = ThreadPoolExecutor(
             self._cores, thread_name_prefix="tavit-body", initializer=lambda: torch.set_num_threads(1)
         )
         self.certificate: Certificate | None = None if wire.insecure else ephemeral_certificate()
         self._server = StreamServer(
-            StreamHandlers(self._admit, self._serve),
+            self._admit,
             wire.listen,
             self.certificate,
             max_frame_bytes=self._limits.max_frame_bytes,
             max_sessions=wire.max_sessions,
-            step_timeout_s=wire.step_timeout_s,
+            answer_timeout_s=wire.session_timeout_s,
         )
 
     @property
@@ -74,15 +72,38 @@ class BodyService:
         return token
 
     def end_round(self) -> None:
-        """Forget every token: a token dies with its round."""
+        """End what is left of the round: tokens, sessions, cohorts; nothing of it touches a body afterwards.
+
+        Raises
+        ------
+        SessionError
+            When a session's work on a body does not end within ``wire.step_timeout_s``.
+        """
         with self._lock:
+            sessions, threads = list(self._sessions.values()), dict(self._threads)
             self._sessions.clear()
+            self._threads.clear()
+        for session in sessions:
+            over = SessionError("an open round", "a round that has ended", session.where)
+            session.exchange.end(over)
+            if session.cohort is not None:
+                session.cohort.close(over)
+        deadline = time.monotonic() + self._wire.step_timeout_s
+        for thread in threads.values():
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if stuck := [thread.name for thread in threads.values() if thread.is_alive()]:
+            raise SessionError(
+                f"all sessions to end within {self._wire.step_timeout_s:g} s of their round", f"{stuck} at work",
+                "body service", "a body takes longer for one step: raise wire.step_timeout_s",
+            )  # fmt: skip
 
     def close(self) -> None:
         """End all sessions, free the port and the threads."""
-        self.end_round()
-        self._server.close()
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        try:
+            self.end_round()
+        finally:
+            self._server.close()
+            self._workers.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> BodyService:
         return self
@@ -91,107 +112,54 @@ class BodyService:
         """Close, whatever happened."""
         self.close()
 
-    def _admit(self, token: str) -> Session:
+    def _admit(self, caller: Caller, on_end: Callable[[], object]) -> Attachment:
+        """Attach a stream to its session.
+
+        Raises
+        ------
+        SessionError
+            For an unknown or expired token, another client's token, or a second session with the same token.
+        """
         with self._lock:
-            session = self._sessions.get(token)
+            session = self._sessions.get(caller.token)
             if session is None:
                 raise SessionError("the token of an open session", "an unknown or expired token")
-            if session.used:
+            if session.client != caller.client:
+                raise SessionError("a token of this client's own", "another client's")
+            if not session.instance:
+                session.instance = caller.instance
+            if not caller.instance or session.instance != caller.instance:
                 raise SessionError("one session per token", "a second one", session.where)
-            session.used = True
-            return session
+            self._begin(caller.token, session)
+            return session.exchange.attach(on_end)
 
-    def _serve(self, session: Session, connection: Connection) -> Iterator[bytes]:
-        channel = Channel(session, connection, self._limits)
+    def _begin(self, token: str, session: Session) -> None:
+        """Start a session's thread, if this has not been done; called with the lock held."""
+        if token not in self._threads:
+            name = f"tavit-session-{session.client}"
+            self._threads[token] = threading.Thread(target=self._run, args=(session,), name=name, daemon=True)
+            self._threads[token].start()
+
+    def _run(self, session: Session) -> None:
+        wire = self._wire
+        channel = Channel(
+            session, self._limits, step_timeout_s=wire.step_timeout_s, session_timeout_s=wire.session_timeout_s
+        )
         if session.cohort is not None:
             torch.set_num_threads(self._cores)  # of this thread, which may run the cohort's batch
+        failure: TavitError | None = None
         try:
-            if session.phase == EVALUATE:
-                yield from self._serve_evaluation(session, channel)
-            elif session.cohort is None:
-                yield from self._serve_frozen(session, channel)
-            elif PHASES[session.phase].client_moves:
-                yield from self._serve_joint(session, session.cohort, channel)
-            else:
-                yield from self._serve_agnostic(session, session.cohort, channel)
+            serve(session, channel, self._work)
         except TavitError as error:
-            session.error = str(error)
-            raise
-        finally:
-            if session.cohort is not None:
-                session.cohort.leave(session.client, session.error or "its stream was cut")
+            failure = error
+        except Exception as error:  # the border of a session: whatever goes wrong in it, the others go on
+            logger.exception("session of %s", session.where)
+            failure = SessionError("a session without errors of the server", type(error).__name__, session.where)
+        if failure is not None:
+            session.error = str(failure)
+        if session.cohort is not None:
+            session.cohort.leave(session.client, session.error or "its session ended early")
+        session.exchange.end(failure)
 
-    def _serve_frozen(self, session: Session, channel: Channel) -> Iterator[bytes]:
-        """Task-specific: the body is a fixed function, each client at its own pace."""
-        for step in range(session.steps):
-            smashed = channel.smashed(step)
-            body_pass = self._workers.submit(session.host.forward_frozen, smashed, input_gradient=True).result()
-            yield channel.pack(Features(step, body_pass.sent))
-            gradient = channel.receive(GradFeatures, step).grad_features
-            channel.check_shape(gradient, smashed, step)
-            grad_smashed = self._workers.submit(body_backward, body_pass, gradient).result()
-            if grad_smashed is None:
-                raise SessionError("a gradient of the smashed activations", "none", session.where)
-            yield channel.pack(GradSmashed(step, grad_smashed.contiguous()))
-            session.steps_done = step + 1
-        yield channel.finish(session.steps)
-
-    def _serve_agnostic(self, session: Session, cohort: Cohort, channel: Channel) -> Iterator[bytes]:
-        """Task-agnostic: one round trip a step, features of the next with the gradient of this one."""
-        smashed = channel.smashed(0)
-        result = cohort.take_turn(session.client, None, smashed)
-        for step in range(session.steps):
-            yield channel.pack(_features(step, result.features, session))
-            last = step + 1 == session.steps
-            if last:
-                gradient, smashed_next = channel.receive(GradFeatures, step).grad_features, None
-            else:
-                both = channel.receive(GradFeaturesAndSmashed, step)
-                gradient, smashed_next = both.grad_features, both.smashed
-                channel.check_smashed(smashed_next, step + 1)
-                channel.check_shape(smashed_next, smashed, step + 1)
-            channel.check_shape(gradient, smashed, step)
-            result = cohort.take_turn(session.client, gradient, smashed_next)
-            session.steps_done = step + 1
-            if smashed_next is not None:
-                smashed = smashed_next
-        cohort.done(session.client)
-        yield channel.finish(session.steps)
-
-    def _serve_joint(self, session: Session, cohort: Cohort, channel: Channel) -> Iterator[bytes]:
-        """Joint (FeSTA): the cohort steps together and every client gets its gradient back."""
-        for step in range(session.steps):
-            smashed = channel.smashed(step)
-            forward = cohort.take_turn(session.client, None, smashed)
-            yield channel.pack(_features(step, forward.features, session))
-            gradient = channel.receive(GradFeatures, step).grad_features
-            channel.check_shape(gradient, smashed, step)
-            backward = cohort.take_turn(session.client, gradient, None)
-            if backward.grad_smashed is None:
-                raise SessionError("a gradient of the smashed activations", "none", session.where)
-            yield channel.pack(GradSmashed(step, backward.grad_smashed.contiguous()))
-            session.steps_done = step + 1
-        cohort.done(session.client)
-        yield channel.finish(session.steps)
-
-    def _serve_evaluation(self, session: Session, channel: Channel) -> Iterator[bytes]:
-        """Forward only, until the client closes."""
-        step = 0
-        while True:
-            payload = channel.receive_one_of((Smashed, Close), step)
-            if not isinstance(payload, Smashed):
-                yield channel.pack(Acknowledged(step))
-                return
-            channel.check_smashed(payload.smashed, step)
-            body_pass = self._workers.submit(
-                session.host.forward_frozen, payload.smashed, input_gradient=False
-            ).result()
-            yield channel.pack(Features(step, body_pass.sent))
-            step += 1
-            session.steps_done = step
-
-
-def _features(step: int, features: torch.Tensor | None, session: Session) -> Features:
-    if features is None:
-        raise SessionError("features from the cohort's turn", "none", f"{session.where}, step {step}")
-    return Features(step, features)
+    def _work(self, function: Callable[..., R], *args: object, **options: object) -> R:
+        return self._workers.submit(function, *args, **options).result()

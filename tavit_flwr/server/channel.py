@@ -1,46 +1,49 @@
-"""Payloads in and out of one session's connection, checked and counted."""
+"""Payloads in and out of one session's exchange, checked."""
 
 from __future__ import annotations
 
+import time
 from typing import TypeVar
 
 from torch import Tensor
 
-from tavit_flwr.errors import ProtocolError
+from tavit_flwr.errors import ProtocolError, SessionError
 from tavit_flwr.payloads import Acknowledged, Close, Payload, Smashed
 from tavit_flwr.server.sessions import Session
 from tavit_flwr.wire.frames import Limits, decode, encode
-from tavit_flwr.wire.stream_server import Connection
 
 P = TypeVar("P", bound=Payload)
 
 
 class Channel:
-    """One session's frames as payloads.
+    """One session's frames as payloads: requests are received, and each is answered before the next.
 
     Parameters
     ----------
     session : Session
-        Whose ledger counts and whose name errors carry.
-    connection : Connection
-        Where frames come from.
+        Whose exchange brings the frames and whose name errors carry.
     limits : Limits
         Frame size and dtype.
+    step_timeout_s, session_timeout_s : float
+        Deadlines of every wait, and of the whole session from now on.
     """
 
-    def __init__(self, session: Session, connection: Connection, limits: Limits) -> None:
+    def __init__(self, session: Session, limits: Limits, *, step_timeout_s: float, session_timeout_s: float) -> None:
         self._session = session
-        self._connection = connection
         self._limits = limits
+        self._step_timeout_s = step_timeout_s
+        self._deadline = time.monotonic() + session_timeout_s
 
     def receive_one_of(self, expected: tuple[type, ...], step: int) -> Payload:
         """Wait for one of several kinds of frame, for a given step."""
         session = self._session
         names = " or ".join(kind.__name__ for kind in expected)
-        frame = self._connection.receive(f"{names} of step {step} from {session.where}")
-        payload = decode(frame, session.phase, expected, step, self._limits)
-        session.ledger.add("up", type(payload).__name__, len(frame))
-        return payload
+        waiting_for = f"{names} of step {step} from {session.where}"
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            raise SessionError(f"{waiting_for} within wire.session_timeout_s", "a session that is not at its end")
+        frame = session.exchange.receive(min(self._step_timeout_s, remaining), waiting_for)
+        return decode(frame, session.phase, expected, step, self._limits)
 
     def receive(self, expected: type[P], step: int) -> P:
         """Wait for one kind of frame, for a given step."""
@@ -71,13 +74,11 @@ class Channel:
                 f"{self._session.where}, step {step}",
             )
 
-    def pack(self, payload: Payload) -> bytes:
-        """Encode and count a frame that is about to be sent."""
-        frame = encode(payload, self._session.phase)
-        self._session.ledger.add("down", type(payload).__name__, len(frame))
-        return frame
+    def answer(self, payload: Payload) -> None:
+        """Answer the request last received."""
+        self._session.exchange.answer(encode(payload, self._session.phase))
 
-    def finish(self, steps: int) -> bytes:
+    def finish(self, steps: int) -> None:
         """Wait for the client's farewell, and say that everything arrived."""
         self.receive(Close, steps)
-        return self.pack(Acknowledged(steps))
+        self.answer(Acknowledged(steps))

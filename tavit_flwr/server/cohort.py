@@ -143,6 +143,13 @@ class Cohort:
             self._forget()
             self._changed.notify_all()
 
+    def close(self, reason: TavitError) -> None:
+        """End the cohort for all: no turn begins after this call, and those who wait get the reason."""
+        with self._changed:
+            if self._failure is None:
+                self._failure = reason
+            self._changed.notify_all()
+
     def _forget(self) -> None:
         """Drop the graph and all tensors once nobody is left to use them."""
         if not self._active:

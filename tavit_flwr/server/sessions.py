@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.cohort import Cohort
+from tavit_flwr.wire.exchange import Exchange
 from tavit_flwr.wire.ledger import Ledger
 
 #: The kind of session that restores held-out images; no gradient exists in it.
@@ -19,7 +20,7 @@ class Session:
     Attributes
     ----------
     client, task : str
-        Who, for messages to people.
+        Who, for messages to people; a stream must give the client's name besides the token.
     host : BodyHost
         The body that the task subscribes to.
     phase : str
@@ -30,12 +31,12 @@ class Session:
         Where the body moves.
     shape : tuple of int or None
         [B, D, G, G] that every step must have; None in evaluation, where only D is fixed.
-    ledger : Ledger
-        Bytes and frames of this session, as the server sees them.
+    exchange : Exchange
+        Where its frames come and go.
+    instance : str
+        What the first stream drew for itself: only that one may come back.
     steps_done : int
         Steps that were finished.
-    used : bool
-        A token opens one session.
     error : str
         Why the session ended early, if it did.
     """
@@ -47,10 +48,15 @@ class Session:
     steps: int
     cohort: Cohort | None = None
     shape: tuple[int, ...] | None = None
-    ledger: Ledger = field(default_factory=Ledger)
+    exchange: Exchange = field(default_factory=Exchange)
+    instance: str = ""
     steps_done: int = 0
-    used: bool = False
     error: str = ""
+
+    @property
+    def ledger(self) -> Ledger:
+        """Bytes and frames of this session, as the server sees them."""
+        return self.exchange.ledger
 
     @property
     def where(self) -> str:

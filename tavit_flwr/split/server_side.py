@@ -22,10 +22,13 @@ class BodyPass:
         The smashed activations, [B, D, G, G], as a leaf of the graph.
     features : Tensor
         The body's output with its graph.
+    moves : bool
+        Whether the backward pass is also for the body's parameters.
     """
 
     leaf: Tensor
     features: Tensor
+    moves: bool
 
     @property
     def sent(self) -> Tensor:
@@ -50,18 +53,23 @@ def body_forward(body: nn.Module, smashed_BDGG: Tensor, *, input_gradient: bool,
     leaf = smashed_BDGG.detach().to(device_of(body)).requires_grad_(input_gradient)
     with torch.set_grad_enabled(input_gradient or moves):
         features = body(leaf)
-    return BodyPass(leaf, features)
+    return BodyPass(leaf, features, moves)
 
 
 def body_backward(body_pass: BodyPass, grad_features_BDGG: Tensor) -> Tensor | None:
-    """Run the body backward on its device; parameter gradients accumulate where the body moves.
+    """Run the body backward on its device.
+
+    Parameter gradients accumulate where the body moved when it ran forward, and only there.
 
     Returns
     -------
     Tensor or None
         d loss / d smashed on the CPU, or None where the forward pass did not ask for it.
     """
-    torch.autograd.backward([body_pass.features], [grad_features_BDGG.to(body_pass.features.device)])
+    gradient = grad_features_BDGG.to(body_pass.features.device)
+    if not body_pass.moves:  # by then the body may be in another phase: its parameters must not collect anything
+        return torch.autograd.grad(body_pass.features, body_pass.leaf, gradient)[0].cpu()
+    torch.autograd.backward([body_pass.features], [gradient])
     return None if body_pass.leaf.grad is None else body_pass.leaf.grad.cpu()
 
 

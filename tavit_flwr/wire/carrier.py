@@ -23,10 +23,10 @@ class Carrier(Protocol):
     wait_s: float
 
     def send(self, payload: Payload) -> None:
-        """Hand one payload over; does not wait for an answer."""
+        """Hand one payload over without waiting for its answer, which `receive` gives; one at a time."""
 
     def receive(self, expected: type, step: int) -> Payload:
-        """Wait, within a deadline, for one kind of payload of one step."""
+        """Wait, within a deadline, for the answer to the payload last sent: one kind of payload of one step."""
 
     def finish(self, step: int) -> None:
         """End the session after `step` steps, and wait for the acknowledgement."""

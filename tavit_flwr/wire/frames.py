@@ -19,7 +19,7 @@ from tavit_flwr import payloads
 from tavit_flwr.errors import ProtocolError
 from tavit_flwr.payloads import Payload
 
-PROTOCOL_VERSION = "1"
+PROTOCOL_VERSION = "2"
 
 #: A header lists at most two tensors; anything near this size is an attack or an accident.
 MAX_HEADER_BYTES = 4096
@@ -62,6 +62,15 @@ def encode(payload: Payload, phase: str) -> bytes:
     header = {"version": PROTOCOL_VERSION, "kind": kind, "phase": phase, "step": str(payload.step)}
     blob: bytes = save(tensors, metadata=header)
     return blob
+
+
+def identity(frame: bytes) -> tuple[str, str] | None:
+    """Kind and step that a frame claims, unique within a session and direction; None where its header is no header."""
+    try:
+        header = _header(frame)
+    except ProtocolError:
+        return None
+    return (header["kind"], header["step"]) if header["kind"] in _KINDS else None
 
 
 def decode(frame: bytes, phase: str, expected: tuple[type, ...], step: int, limits: Limits) -> Payload:

@@ -1,25 +1,37 @@
-"""The client's end of the stream."""
+"""The client's end of the stream: one session over as many connections as it takes."""
 
 from __future__ import annotations
 
-import queue
+import logging
+import secrets
 import time
-from collections.abc import Iterator
 from types import TracebackType
 
 import grpc
 
 from tavit_flwr.errors import SessionError
 from tavit_flwr.payloads import Acknowledged, Close, Payload
-from tavit_flwr.wire.credentials import SERVICE_NAME
 from tavit_flwr.wire.deadlines import Watchdog
 from tavit_flwr.wire.frames import Limits, decode, encode
 from tavit_flwr.wire.ledger import Ledger
-from tavit_flwr.wire.stream_server import METHOD, SERVICE, TOKEN_KEY, channel_options
+from tavit_flwr.wire.link import Door, Link
+from tavit_flwr.wire.stream_server import Caller
+
+logger = logging.getLogger("flwr")
+
+#: What another connection cannot mend: the service has refused, or ended the session, or the frame is at fault.
+_FINAL = frozenset(
+    {"UNAUTHENTICATED", "INVALID_ARGUMENT", "ABORTED", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "DEADLINE_EXCEEDED"}
+)
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
+_FAREWELL_S = 1.0
 
 
 class StreamClient:
     """One session's stream to the body service: a context manager.
+
+    When the stream is cut, it connects again with the same token and the same instance, and sends the last frame again
+    if that has no answer yet; the service then answers as if nothing had happened.
 
     Parameters
     ----------
@@ -33,8 +45,12 @@ class StreamClient:
         The session's phase, or ``evaluate``.
     limits : Limits
         Frame size and dtype.
+    client : str
+        This client's name.
     first_timeout_s, step_timeout_s, session_timeout_s : float
         Deadlines of the first answer (the cohort has to gather), of every other one, and of the whole session.
+    connect_timeout_s : float, optional
+        Deadline of connecting, at first and after a cut; the step's deadline by default.
     """
 
     def __init__(
@@ -45,40 +61,38 @@ class StreamClient:
         phase: str,
         limits: Limits,
         *,
+        client: str,
         first_timeout_s: float,
         step_timeout_s: float,
         session_timeout_s: float,
+        connect_timeout_s: float | None = None,
     ) -> None:
+        self._door = Door(address, certificate_pem, limits.max_frame_bytes)
+        self._caller = Caller(token, client, secrets.token_urlsafe(16))
         self._phase = phase
         self._limits = limits
         self._timeout_s = first_timeout_s
         self._step_timeout_s = step_timeout_s
+        self._connect_timeout_s = step_timeout_s if connect_timeout_s is None else connect_timeout_s
+        self._session_timeout_s = session_timeout_s
+        self._session_ends = time.monotonic() + session_timeout_s
         self.ledger = Ledger()
         self.wait_s = 0.0
-        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        options = channel_options(limits.max_frame_bytes)
-        if certificate_pem:
-            credentials = grpc.ssl_channel_credentials(root_certificates=certificate_pem)
-            options_tls = [*options, ("grpc.ssl_target_name_override", SERVICE_NAME)]
-            self._channel = grpc.secure_channel(address, credentials, options=options_tls)
-        else:
-            self._channel = grpc.insecure_channel(address, options=options)
-        call = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")
-        self._call = call(
-            iter(self._outbox.get, None), metadata=((TOKEN_KEY, token),), timeout=session_timeout_s,
-            wait_for_ready=True,
-        )  # fmt: skip
-        self._answers: Iterator[bytes] = iter(self._call)
-        self._watchdog = Watchdog(lambda _: self._call.cancel())
+        self._link: Link | None = None
+        self._unanswered: tuple[str, bytes] | None = None
+        self._watchdog = Watchdog(lambda _: self._cancel())
 
     def send(self, payload: Payload) -> None:
-        """Queue one frame; returns at once."""
-        frame = encode(payload, self._phase)
-        self.ledger.add("up", type(payload).__name__, len(frame))
-        self._outbox.put(frame)
+        """Queue one frame; connects first where there is no connection yet."""
+        if self._link is None:
+            self._link = self._connect(f"a session of phase {self._phase}")
+        kind, frame = type(payload).__name__, encode(payload, self._phase)
+        self._unanswered = kind, frame
+        self.ledger.add("up", kind, len(frame))
+        self._link.put(frame)
 
     def receive(self, expected: type, step: int) -> Payload:
-        """Wait for the answer to a step.
+        """Wait for the answer to a step, over another connection where this one is cut.
 
         Raises
         ------
@@ -89,15 +103,12 @@ class StreamClient:
         """
         started = time.monotonic()
         waiting_for = f"{expected.__name__} of step {step}"
-        try:
-            with self._watchdog.within(self._timeout_s, waiting_for):
-                frame = next(self._answers)
-        except StopIteration:
-            raise SessionError(waiting_for, "the end of the stream", f"phase {self._phase}") from None
-        except grpc.RpcError as error:
-            raise self._explain(error, waiting_for) from error
+        frame = None
+        while frame is None:
+            frame = self._next(started + self._timeout_s - time.monotonic(), waiting_for)
         self.wait_s += time.monotonic() - started
         self._timeout_s = self._step_timeout_s
+        self._unanswered = None
         self.ledger.add("down", expected.__name__, len(frame))
         return decode(frame, self._phase, (expected,), step, self._limits)
 
@@ -106,7 +117,59 @@ class StreamClient:
         self.send(Close(step))
         self.receive(Acknowledged, step)
 
-    def _explain(self, error: grpc.RpcError, waiting_for: str) -> SessionError:
+    def _next(self, remaining_s: float, waiting_for: str) -> bytes | None:
+        """Wait for a frame; None after a cut that has been mended."""
+        if self._link is None:
+            raise SessionError(waiting_for, "a call of receive() before any of send()")
+        try:
+            with self._watchdog.within(max(0.0, remaining_s), waiting_for):
+                return next(self._link.answers)
+        except (StopIteration, grpc.RpcError) as error:
+            code = _code(error)
+            if self._watchdog.expired or code in _FINAL:
+                raise self._explain(error, waiting_for) from error
+            logger.warning("the stream of a session was cut (%s); connecting again", code)
+        self._link.close()
+        self._link = self._connect(waiting_for)
+        if self._unanswered is not None:
+            kind, frame = self._unanswered
+            self.ledger.add("up", f"{kind}, resent", len(frame))
+            self._link.put(frame)
+        return None
+
+    def _connect(self, waiting_for: str) -> Link:
+        """Connect, again and again until the deadline."""
+        gives_up = min(time.monotonic() + self._connect_timeout_s, self._session_ends)
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            link = Link(self._door, self._caller, max(0.0, self._session_ends - time.monotonic()))
+            self._link = link
+            try:
+                with self._watchdog.within(max(0.0, gives_up - time.monotonic()), waiting_for):
+                    link.wait_attached()
+                return link
+            except grpc.RpcError as error:
+                link.close()
+                if _code(error) in _FINAL - {"DEADLINE_EXCEEDED"}:
+                    raise self._explain(error, waiting_for) from error
+                if time.monotonic() + pause_s >= gives_up:
+                    raise self._unreachable(error) from error
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _cancel(self) -> None:
+        if self._link is not None:
+            self._link.cancel()
+
+    def _unreachable(self, error: grpc.RpcError) -> SessionError:
+        return SessionError(
+            f"the body service at {self._door.address} within {self._connect_timeout_s:g} s",
+            "no connection" if self._watchdog.expired else f"{_code(error)}: {_details(error)}",
+            f"phase {self._phase}",
+            "open that address for clients (wire.listen, wire.advertise), or choose wire.carrier=messages",
+        )
+
+    def _explain(self, error: Exception, waiting_for: str) -> SessionError:
         if self._watchdog.expired:
             return SessionError(
                 f"{waiting_for} within {self._timeout_s:g} s",
@@ -114,9 +177,7 @@ class StreamClient:
                 f"phase {self._phase}",
                 "see wire.join_timeout_s, wire.step_timeout_s and the server's log",
             )
-        code = error.code().name if hasattr(error, "code") else type(error).__name__
-        details = error.details() if hasattr(error, "details") else str(error)
-        return SessionError(waiting_for, f"{code}: {details}", f"phase {self._phase}")
+        return SessionError(waiting_for, f"{_code(error)}: {_details(error)}", f"phase {self._phase}")
 
     def __enter__(self) -> StreamClient:
         return self
@@ -124,8 +185,22 @@ class StreamClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the stream and the channel whatever happened."""
-        self._outbox.put(None)
-        self._call.cancel()
+        """Close the stream and the channel whatever happened; before its time, with a farewell.
+
+        The farewell spares the others of a cohort the wait for a client that would not come back.
+        """
+        if self._link is not None:
+            if error is not None:
+                self._link.farewell(encode(Close(0), self._phase), _FAREWELL_S)
+            self._link.close()
         self._watchdog.close()
-        self._channel.close()
+
+
+def _code(error: Exception) -> str:
+    if isinstance(error, StopIteration):
+        return "the end of the stream"
+    return str(error.code().name) if hasattr(error, "code") else type(error).__name__
+
+
+def _details(error: Exception) -> str:
+    return str(error.details() if hasattr(error, "details") else error)

@@ -1,23 +1,27 @@
-"""The server's end of the stream: gRPC, raw bytes, a token checked before any frame is read."""
+"""The server's end of the stream: gRPC, raw bytes, a caller checked before any frame is read."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 
 from tavit_flwr.errors import ConfigError, ProtocolError, SessionError, TavitError
 from tavit_flwr.wire.credentials import Certificate
-from tavit_flwr.wire.deadlines import Watchdog
+from tavit_flwr.wire.exchange import Attachment
 
 SERVICE = "tavit.BodyService"
 METHOD = "Session"
 TOKEN_KEY = "tavit-token"
+CLIENT_KEY = "tavit-client"
+INSTANCE_KEY = "tavit-instance"
+#: In the metadata that the server sends as soon as a stream is attached to its session.
+ATTACHED = ("tavit-attached", "yes")
+
+#: Trailing metadata has little room, and an error's text may quote what a client sent.
+_MOST_DETAILS = 1000
 
 
 def channel_options(max_frame_bytes: int) -> list[tuple[str, int]]:
@@ -33,65 +37,27 @@ def channel_options(max_frame_bytes: int) -> list[tuple[str, int]]:
     ]
 
 
-class Connection:
-    """One accepted stream, as the session's logic sees it.
-
-    Parameters
-    ----------
-    frames : iterator of bytes
-        Frames from the client.
-    cancel : callable
-        Ends the call.
-    step_timeout_s : float
-        How long `receive` waits.
-    """
-
-    def __init__(self, frames: Iterator[bytes], cancel: Callable[[], Any], step_timeout_s: float) -> None:
-        self._frames = frames
-        self._step_timeout_s = step_timeout_s
-        self._watchdog = Watchdog(lambda _: cancel())
-
-    def receive(self, waiting_for: str) -> bytes:
-        """Wait for the next frame.
-
-        Raises
-        ------
-        SessionError
-            When the client has gone, or sends nothing within the deadline.
-        """
-        try:
-            with self._watchdog.within(self._step_timeout_s, waiting_for):
-                return next(self._frames)
-        except (StopIteration, grpc.RpcError) as error:
-            if self._watchdog.expired:
-                raise SessionError(f"{waiting_for} within {self._step_timeout_s:g} s", "nothing") from error
-            raise SessionError(waiting_for, "the end of the stream") from error
-        except Exception as error:  # gRPC's request iterator raises a bare Exception on a cut stream
-            raise SessionError(waiting_for, f"a cut stream ({error})") from error
-
-    def sending(self) -> AbstractContextManager[None]:
-        """Bound the time that a frame may take to leave: a client that never reads must not hold a thread."""
-        return self._watchdog.within(self._step_timeout_s, "the client to read")
-
-    def close(self) -> None:
-        """End the watchdog."""
-        self._watchdog.close()
-
-
 @dataclass(frozen=True)
-class StreamHandlers:
-    """What the body service plugs into the stream.
+class Caller:
+    """Who opens a stream, as its metadata say.
 
     Attributes
     ----------
-    admit : callable
-        ``token -> session``; raises `SessionError` to refuse. The session is handed to `serve`.
-    serve : callable
-        ``(session, connection) -> frames to send``.
+    token : str
+        The session's secret.
+    client : str
+        Name of the client that the token was given to.
+    instance : str
+        Drawn by the client at its first connection; who gives it again is the same one, come back.
     """
 
-    admit: Callable[[str], Any]
-    serve: Callable[[Any, Connection], Iterator[bytes]]
+    token: str
+    client: str
+    instance: str
+
+
+#: ``(caller, on_end) -> attachment``; raises `SessionError` to refuse.
+Admit = Callable[[Caller, Callable[[], object]], Attachment]
 
 
 class StreamServer:
@@ -99,14 +65,16 @@ class StreamServer:
 
     Parameters
     ----------
-    handlers : StreamHandlers
-        Admission and the session's logic.
+    admit : callable
+        See `Admit`.
     listen : str
         ``host:port``; port 0 takes a free one.
     certificate : Certificate or None
         None only where the configuration says so explicitly.
-    max_frame_bytes, max_sessions, step_timeout_s
+    max_frame_bytes, max_sessions : int
         Limits.
+    answer_timeout_s : float
+        Longest wait for a session's answer; sessions have shorter deadlines of their own.
 
     Raises
     ------
@@ -116,17 +84,17 @@ class StreamServer:
 
     def __init__(
         self,
-        handlers: StreamHandlers,
+        admit: Admit,
         listen: str,
         certificate: Certificate | None,
         *,
         max_frame_bytes: int,
         max_sessions: int,
-        step_timeout_s: float,
+        answer_timeout_s: float,
     ) -> None:
-        self._handlers = handlers
-        self._step_timeout_s = step_timeout_s
-        self._pool = ThreadPoolExecutor(max_workers=max_sessions, thread_name_prefix="tavit-session")
+        self._admit = admit
+        self._answer_timeout_s = answer_timeout_s
+        self._pool = ThreadPoolExecutor(max_workers=max_sessions, thread_name_prefix="tavit-stream")
         self._server = grpc.server(
             self._pool, options=[*channel_options(max_frame_bytes), ("grpc.so_reuseport", 0)],
             maximum_concurrent_rpcs=max_sessions,
@@ -148,25 +116,37 @@ class StreamServer:
         self._server.start()
 
     def _session(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        token = str(dict(context.invocation_metadata()).get(TOKEN_KEY, ""))
+        metadata = {key: str(value) for key, value in context.invocation_metadata()}
+        caller = Caller(*(metadata.get(key, "") for key in (TOKEN_KEY, CLIENT_KEY, INSTANCE_KEY)))
         try:
-            session = self._handlers.admit(token)
+            attachment = self._admit(caller, context.cancel)
         except SessionError as error:
-            time.sleep(0.05)
-            context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error)[:_MOST_DETAILS])
             return
-        connection = Connection(frames, context.cancel, self._step_timeout_s)
+        context.add_callback(attachment.detach)  # wakes this thread where it waits for the answer
         try:
-            for frame in self._handlers.serve(session, connection):
-                with connection.sending():
-                    yield frame
+            attachment.check()
+            context.send_initial_metadata((ATTACHED,))
+            for frame in _until_cut(frames):
+                attachment.offer(frame)
+                answer = attachment.take(self._answer_timeout_s)
+                if answer is None:
+                    raise SessionError("an answer within wire.session_timeout_s", "none")
+                yield answer
         except TavitError as error:
             code = grpc.StatusCode.INVALID_ARGUMENT if isinstance(error, ProtocolError) else grpc.StatusCode.ABORTED
-            context.abort(code, str(error))
+            context.abort(code, str(error)[:_MOST_DETAILS])
         finally:
-            connection.close()
+            attachment.detach()
 
     def close(self, grace_s: float = 2.0) -> None:
-        """Stop accepting, end open sessions after `grace_s` seconds, free the port."""
+        """Stop accepting, end open streams after `grace_s` seconds, free the port."""
         self._server.stop(grace_s).wait(grace_s + 5)
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _until_cut(frames: Iterator[bytes]) -> Iterator[bytes]:
+    try:
+        yield from frames
+    except Exception:  # gRPC's request iterator raises a bare Exception on a cut stream
+        return

@@ -112,6 +112,7 @@ class Lab:
                         service.certificate.certificate_pem,
                         phase_name,
                         Limits(),
+                        client=client.name,
                         first_timeout_s=20,
                         step_timeout_s=20,
                         session_timeout_s=60,

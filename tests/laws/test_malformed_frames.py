@@ -23,8 +23,8 @@ from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.cohort import Cohort, Member
 from tavit_flwr.server.sessions import EVALUATE, Session
 from tavit_flwr.wire.credentials import SERVICE_NAME
-from tavit_flwr.wire.frames import Limits, decode, encode
-from tavit_flwr.wire.stream_server import METHOD, SERVICE, TOKEN_KEY, channel_options
+from tavit_flwr.wire.frames import PROTOCOL_VERSION, Limits, decode, encode
+from tavit_flwr.wire.stream_server import CLIENT_KEY, INSTANCE_KEY, METHOD, SERVICE, TOKEN_KEY, channel_options
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -65,7 +65,7 @@ class Malformed:
         return choices[self._below(len(choices))]
 
     def _blob(self, tensor=None, **header):
-        whole = {"version": "1", "kind": "Smashed", "phase": self.phase, "step": "0"} | header
+        whole = {"version": PROTOCOL_VERSION, "kind": "Smashed", "phase": self.phase, "step": "0"} | header
         return save({"smashed": self.tensor if tensor is None else tensor}, metadata=whole)
 
     def _random(self):
@@ -112,7 +112,7 @@ class Malformed:
             ("F32", [-1, 1, 1, 2], [0, 8]),
             ("F32", [1, 1, 1, 2], [8, 0]),
         )
-        header = {"version": "1", "kind": "Smashed", "phase": self.phase, "step": "0"}
+        header = {"version": PROTOCOL_VERSION, "kind": "Smashed", "phase": self.phase, "step": "0"}
         entry = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
         text = json.dumps({"__metadata__": header, "smashed": entry})
         return len(text).to_bytes(8, "little") + text.encode() + bytes(8)
@@ -132,7 +132,7 @@ class Malformed:
         return self._blob(phase=self._one_of(*sorted(others)))
 
     def _version(self):
-        return self._blob(version=self._one_of("0", "2", "1.0", ""))
+        return self._blob(version=self._one_of("0", "1", "2.0", ""))
 
     def _not_finite(self):
         tensor = self.tensor.clone()
@@ -150,7 +150,7 @@ class Malformed:
         return encode(self._one_of(*made), self.phase)
 
     def _order(self):
-        return [self.good, self.good]
+        return [self.good, self._blob(step="1")]
 
     def _too_large(self):
         return self._blob(self.tensor.expand(FRAME_LIMIT // (4 * D * G * G) + 1, D, G, G).contiguous())
@@ -174,6 +174,11 @@ class Raw:
         except grpc.RpcError as error:
             return error.code().name
         return "OK"
+
+
+def opening(service, session):
+    """What lets a stream in."""
+    return (TOKEN_KEY, service.open(session)), (CLIENT_KEY, session.client), (INSTANCE_KEY, "only")
 
 
 def resident_bytes():
@@ -224,11 +229,10 @@ class Attack:
         kinds = itertools.cycle(Malformed.KINDS)
         for session in invited:  # members of the cohort that trains: they leave before its first turn
             kind = next(one for one in kinds if one != "order")
-            self._count(True, kind, raw.send(made.frames(kind), (TOKEN_KEY, service.open(session))))
+            self._count(True, kind, raw.send(made.frames(kind), *opening(service, session)))
         for attempt in range(VALID // ATTACKERS - len(invited)):
             kind = next(kinds) if attempt % 100 else "too_large"  # takes gRPC a quarter of a second
-            token = service.open(self._session("rogue"))
-            self._count(True, kind, raw.send(made.frames(kind), (TOKEN_KEY, token)))
+            self._count(True, kind, raw.send(made.frames(kind), *opening(service, self._session("rogue"))))
 
     def _without(self, service, raw, made, invited):
         for attempt in range(REFUSED // ATTACKERS):

@@ -60,6 +60,8 @@ class FakeCarrier:
         if expected is Features:
             last = [one.smashed for one in self.sent if hasattr(one, "smashed")][-1]
             return Features(step, last)
+        if expected is Acknowledged:
+            return Acknowledged(step)
         return GradSmashed(step, [one.grad_features for one in self.sent if hasattr(one, "grad_features")][-1])
 
     def finish(self, step):
@@ -100,7 +102,7 @@ def test_a_frozen_client_needs_one_round_trip_a_step():
     work.run(carrier, 3)
     assert carrier.log == [
         "Smashed 0", "? Features 0", "GradFeaturesAndSmashed 0", "? Features 1", "GradFeaturesAndSmashed 1",
-        "? Features 2", "GradFeatures 2", "finish 3",
+        "? Features 2", "GradFeatures 2", "? Acknowledged 2", "finish 3",
     ]  # fmt: skip
     after = [parameter for part in (head, tail) for parameter in part.parameters()]
     assert all(map(torch.equal, before, after))

@@ -12,21 +12,11 @@ from tavit_flwr.server.sessions import Session
 from tavit_flwr.wire.frames import Limits, encode
 
 
-class OneFrame:
-    """A connection that brings one frame."""
-
-    def __init__(self, frame):
-        self.frame = frame
-
-    def receive(self, waiting_for):
-        return self.frame
-
-
 def receive(shape, session_shape=(2, 8, 4, 4)):
     host = BodyHost("natural", torch.nn.Conv2d(8, 8, 1), OptimiserConfig(), embedding=8, seed=0)
     session = Session("p0001", "denoise", host, "joint", 1, shape=session_shape)
-    frame = encode(Smashed(0, torch.zeros(shape)), "joint")
-    return Channel(session, OneFrame(frame), Limits()).smashed(0)
+    session.exchange.attach(lambda: None).offer(encode(Smashed(0, torch.zeros(shape)), "joint"))
+    return Channel(session, Limits(), step_timeout_s=1, session_timeout_s=1).smashed(0)
 
 
 def test_the_session_s_shape_passes():

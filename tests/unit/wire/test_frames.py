@@ -20,10 +20,10 @@ from tavit_flwr.payloads import (
     GradSmashed,
     Smashed,
 )
-from tavit_flwr.wire.frames import Limits, decode, encode
+from tavit_flwr.wire.frames import PROTOCOL_VERSION, Limits, decode, encode
 
 KINDS = {Smashed: 1, Features: 1, GradFeatures: 1, GradFeaturesAndSmashed: 2, GradSmashed: 1, Close: 0, Acknowledged: 0}
-HEADER = {"version": "1", "kind": "Smashed", "phase": "joint", "step": "3"}
+HEADER = {"version": PROTOCOL_VERSION, "kind": "Smashed", "phase": "joint", "step": "3"}
 
 
 def make(kind, shape=(1, 2, 3, 3), step=3):
@@ -152,7 +152,7 @@ def test_a_header_of_one_gigabyte_is_refused_before_it_is_read():
 @pytest.mark.parametrize(
     ("frame", "says"),
     [
-        (blob(version="2"), "equal versions"),
+        (blob(version="1"), "equal versions"),
         (blob(kind="Pickle"), "Pickle"),
         (blob(kind="Close"), "Close"),
         (blob(phase="evaluate"), "evaluate"),

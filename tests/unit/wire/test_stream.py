@@ -1,5 +1,6 @@
 """The stream over real gRPC: who gets in, and that nothing waits for ever."""
 
+import sys
 import threading
 import time
 
@@ -9,14 +10,23 @@ from torch import nn
 
 from tavit_flwr.config import OptimiserConfig, WireConfig
 from tavit_flwr.errors import ConfigError, ProtocolError, SessionError
-from tavit_flwr.payloads import Close, Features, GradFeatures, GradFeaturesAndSmashed, GradSmashed, Smashed
+from tavit_flwr.payloads import (
+    Acknowledged,
+    Close,
+    Features,
+    GradFeatures,
+    GradFeaturesAndSmashed,
+    GradSmashed,
+    Smashed,
+)
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.cohort import Cohort, Member
 from tavit_flwr.server.sessions import EVALUATE, Session
-from tavit_flwr.wire.frames import Limits
+from tavit_flwr.wire.exchange import Exchange
+from tavit_flwr.wire.frames import Limits, encode
 from tavit_flwr.wire.stream_client import StreamClient
-from tavit_flwr.wire.stream_server import Connection, StreamHandlers, StreamServer
+from tavit_flwr.wire.stream_server import StreamServer
 
 pytestmark = pytest.mark.timeout(60)
 D = 4
@@ -37,12 +47,37 @@ def service():
         yield service
 
 
-def connect(service, token, phase="task-specific", timeout_s=10.0, certificate=None, limits=None):
+def connect(service, token, phase="task-specific", timeout_s=10.0, certificate=None, client=None):
     pem = service.certificate.certificate_pem if certificate is None and service.certificate else certificate or b""
+    session = service._sessions.get(token)
+    return open_stream(service.address, token, pem, phase, timeout_s, client or (session.client if session else "a"))
+
+
+def open_stream(address, token="t", pem=b"", phase="joint", timeout_s=10.0, client="a"):
     return StreamClient(
-        service.address, token, pem, phase, limits or Limits(), first_timeout_s=timeout_s, step_timeout_s=timeout_s,
+        address, token, pem, phase, Limits(), client=client, first_timeout_s=timeout_s, step_timeout_s=timeout_s,
         session_timeout_s=30,
     )  # fmt: skip
+
+
+@pytest.fixture
+def serve():
+    """A server whose only session has the given logic, which gets the exchange."""
+    servers = []
+
+    def make(logic, step_timeout_s=20.0):
+        exchange = Exchange()
+        threading.Thread(target=logic, args=(exchange,), daemon=True).start()
+        server = StreamServer(
+            lambda caller, on_end: exchange.attach(on_end), "127.0.0.1:0", None, max_frame_bytes=2**24,
+            max_sessions=4, answer_timeout_s=step_timeout_s,
+        )  # fmt: skip
+        servers.append(server)
+        return server
+
+    yield make
+    for server in servers:
+        server.close(0)
 
 
 def smashed(size=(2, D, 3, 3)):
@@ -112,9 +147,7 @@ def test_the_certificate_of_another_server_is_not_trusted(service, host):
 
 def test_a_client_without_tls_is_not_answered(service, host):
     token = service.open(Session("a", "denoise", host, "task-specific", 1))
-    plain = StreamClient(service.address, token, b"", "task-specific", Limits(), first_timeout_s=1, step_timeout_s=1,
-                         session_timeout_s=5)  # fmt: skip
-    with plain as stream, pytest.raises(SessionError):
+    with open_stream(service.address, token, phase="task-specific", timeout_s=1) as stream, pytest.raises(SessionError):
         step(stream, 0)
 
 
@@ -141,43 +174,30 @@ def test_a_client_that_stops_sending_is_ended_and_others_are_served(host):
         assert "within 0.4 s" in lazy.error
 
 
-def test_a_server_that_never_answers_is_given_up():
-    released = threading.Event()
-
-    def serve(session, connection: Connection):
-        connection.receive("anything")
-        released.wait(20)
-        yield b""
-
-    server = StreamServer(StreamHandlers(lambda token: None, serve), "127.0.0.1:0", None, max_frame_bytes=2**20,
-                          max_sessions=2, step_timeout_s=20)  # fmt: skip
-    try:
-        began = time.monotonic()
-        with StreamClient(server.address, "t", b"", "joint", Limits(), first_timeout_s=0.3, step_timeout_s=0.3,
-                          session_timeout_s=20) as stream:  # fmt: skip
-            stream.send(Smashed(0, smashed()))
-            with pytest.raises(SessionError, match=r"Features of step 0 within 0.3 s.*step_timeout_s"):
-                stream.receive(Features, 0)
-        assert time.monotonic() - began < 3
-    finally:
-        released.set()
-        server.close(0)
-
-
-def test_a_server_that_is_not_there_is_given_up(service, host):
-    address = service.address
-    service.close()
+def test_a_server_that_never_answers_is_given_up(serve):
+    server = serve(lambda exchange: exchange.receive(20, "anything"))
     began = time.monotonic()
-    options = {"first_timeout_s": 0.3, "step_timeout_s": 0.3, "session_timeout_s": 20}
-    with StreamClient(address, "t", b"", "joint", Limits(), **options) as stream:
+    with open_stream(server.address, timeout_s=0.3) as stream:
         stream.send(Smashed(0, smashed()))
-        with pytest.raises(SessionError, match=r"within 0.3 s|UNAVAILABLE"):
+        with pytest.raises(SessionError, match=r"Features of step 0 within 0.3 s.*step_timeout_s"):
             stream.receive(Features, 0)
     assert time.monotonic() - began < 3
 
 
+def test_a_server_that_is_not_there_is_given_up_with_its_address_and_the_keys(service):
+    address = service.address
+    service.close()
+    began = time.monotonic()
+    with open_stream(address, timeout_s=0.3) as stream:
+        keys = r"wire\.listen.*wire\.advertise.*wire\.carrier"
+        with pytest.raises(SessionError, match=rf"{address} within 0.3 s.*UNAVAILABLE.*{keys}"):
+            stream.send(Smashed(0, smashed()))
+    assert time.monotonic() - began < 3
+
+
 def test_the_end_of_the_service_reaches_the_client(service, host):
-    with connect(service, service.open(Session("a", "denoise", host, "task-specific", 2))) as stream:
+    token = service.open(Session("a", "denoise", host, "task-specific", 2))
+    with connect(service, token, timeout_s=1) as stream:
         stream.send(Smashed(0, smashed()))
         stream.receive(Features, 0)
         service._server.close(0)
@@ -252,21 +272,15 @@ def test_evaluation_runs_forward_only_until_the_client_closes(service, host):
             stream.receive(GradSmashed, 0)
 
 
-def test_the_client_checks_what_the_server_sends():
-    def serve(session, connection: Connection):
-        connection.receive("anything")
-        yield b"not a frame"
+def test_the_client_checks_what_the_server_sends(serve):
+    def logic(exchange):
+        exchange.receive(20, "anything")
+        exchange.answer(b"not a frame")
 
-    server = StreamServer(StreamHandlers(lambda token: None, serve), "127.0.0.1:0", None, max_frame_bytes=2**20,
-                          max_sessions=2, step_timeout_s=5)  # fmt: skip
-    try:
-        with StreamClient(server.address, "t", b"", "joint", Limits(), first_timeout_s=5, step_timeout_s=5,
-                          session_timeout_s=20) as stream:  # fmt: skip
-            stream.send(Smashed(0, smashed()))
-            with pytest.raises(ProtocolError):
-                stream.receive(Features, 0)
-    finally:
-        server.close(0)
+    with open_stream(serve(logic).address) as stream:
+        stream.send(Smashed(0, smashed()))
+        with pytest.raises(ProtocolError):
+            stream.receive(Features, 0)
 
 
 def test_a_port_in_use_is_told(service):
@@ -297,6 +311,7 @@ def test_a_cohort_member_with_another_grid_is_ended_and_the_others_go_on(service
                 stream.send(GradFeaturesAndSmashed(0, features, following))
                 features = stream.receive(Features, 1).features
                 stream.send(GradFeatures(1, features))
+                stream.receive(Acknowledged, 1)
                 stream.finish(2)
                 outcome[name] = "done"
         except SessionError as error:
@@ -311,25 +326,59 @@ def test_a_cohort_member_with_another_grid_is_ended_and_the_others_go_on(service
     assert "INVALID_ARGUMENT" in outcome["odd"]
 
 
-def test_a_client_that_never_reads_is_ended():
-    """Frames that nobody takes fill the stream's window; the session must not hold its thread for ever."""
+def test_a_client_that_never_reads_is_ended(serve):
+    """Frames that nobody takes fill the stream's window; the session must not hold its threads for ever."""
     ended = threading.Event()
 
-    def serve(session, connection):
+    def logic(exchange):
         try:
-            while True:
-                yield b"x" * 2**20
-        finally:
+            for number in range(1000):
+                exchange.receive(0.5, "a frame")
+                exchange.answer(encode(Features(number, torch.zeros(1, 1, 512, 512)), "joint"))
+        except SessionError as error:
+            exchange.end(error)
             ended.set()
 
-    server = StreamServer(
-        StreamHandlers(lambda token: token, serve), "127.0.0.1:0", None,
-        max_frame_bytes=2**24, max_sessions=2, step_timeout_s=0.5,
-    )  # fmt: skip
-    try:
-        with StreamClient(
-            server.address, "t", b"", EVALUATE, Limits(), first_timeout_s=20, step_timeout_s=20, session_timeout_s=60
-        ):
-            assert ended.wait(15), "the server still waits for the client to read"
-    finally:
-        server.close()
+    server = serve(logic)
+    with open_stream(server.address) as stream:
+        for number in range(200):
+            stream.send(Smashed(number, smashed()))
+        assert ended.wait(15), "the server still waits for the client to read"
+    began = time.monotonic()
+    while server._pool._work_queue.qsize() and time.monotonic() < began + 5:
+        time.sleep(0.05)
+    assert not [one for one in threading.enumerate() if one.name.startswith("tavit-stream") and _in_a_call(one)]
+
+
+def _in_a_call(thread):
+    frame = sys._current_frames().get(thread.ident)
+    while frame is not None:
+        if frame.f_code.co_name == "_session":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def test_a_client_that_gives_up_says_so_and_its_cohort_goes_on(service, host):
+    host.begin_phase(moves=True)
+    cohort = Cohort(host, [Member(name, "denoise") for name in "ab"], input_gradient=False,
+                    step_path=(1, "task-agnostic", 1), join_timeout_s=30, step_timeout_s=30, quorum=0.5)  # fmt: skip
+    streams = {
+        name: connect(
+            service, service.open(Session(name, "denoise", host, "task-agnostic", 1, cohort)), "task-agnostic"
+        )
+        for name in "ab"
+    }
+    with streams["a"] as stays:
+        with pytest.raises(ZeroDivisionError), streams["b"] as leaves:  # noqa: PT012
+            for stream in (stays, leaves):
+                stream.send(Smashed(0, smashed()))
+            for stream in (stays, leaves):
+                stream.receive(Features, 0)
+            raise ZeroDivisionError
+        stays.send(GradFeatures(0, smashed()))
+        began = time.monotonic()
+        stays.receive(Acknowledged, 0)
+        assert time.monotonic() - began < 10, "the cohort waited for one that had left"
+        stays.finish(1)
+    assert "Close" in cohort.left["b"]
