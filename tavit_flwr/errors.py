@@ -34,6 +34,10 @@ class TavitError(Exception):
         """What another machine may read of this error; a `DataError` keeps file names to itself."""
         return f"{type(self).__name__}: {self}"
 
+    def copy(self) -> TavitError:
+        """Make the same error without its traceback, to keep it or to raise it in another thread."""
+        return type(self)(self.expected, self.received, self.where, self.hint)
+
     def __reduce__(self) -> tuple[type[TavitError], tuple[str, str, str, str]]:
         """Rebuild from the four fields, so that the error survives process borders."""
         return type(self), (self.expected, self.received, self.where, self.hint)

@@ -75,7 +75,7 @@ class Exchange:
         with self._changed:
             while self._request is None:
                 if self._ended:
-                    raise self._error or SessionError(waiting_for, "the end of the session")
+                    raise self._why(waiting_for)
                 remaining = self._alive + timeout_s - time.monotonic()
                 if remaining <= 0:
                     raise SessionError(
@@ -96,11 +96,14 @@ class Exchange:
             holder.on_answer()
 
     def end(self, error: TavitError | None = None) -> None:
-        """End the session; only the first call counts. The last answer can still be taken."""
+        """End the session; only the first call counts. Without an error the last answer can still be taken."""
         with self._changed:
             if self._ended:
                 return
-            self._ended, self._error = True, error
+            self._ended = True
+            if error is not None:
+                self._error = error.copy()  # its own traceback would keep the frames of a whole round
+                self._request = self._answer = None
             holder = self._holder
             told = holder is not None and holder.asking
             self._changed.notify_all()
@@ -126,7 +129,7 @@ class Exchange:
             if again:
                 return
             if self._ended:
-                raise self._error or SessionError("no frame after the session's end", "a frame")
+                raise self._why("no frame after the session's end")
             if self._identity is not None and self._answer is None:
                 raise ProtocolError("one request at a time", "another before the answer")
             self._identity, self._request, self._answer, self._taken = name or object(), frame, None, False
@@ -143,13 +146,16 @@ class Exchange:
                 self._changed.wait(remaining)
             self._refuse(attachment)
             if self._answer is None:
-                raise self._error or SessionError("an answer", "the end of the session")
+                raise self._why("an answer")
             name = identity(self._answer)
             kind = name[0] if name else "unnamed"
             self.ledger.add("down", f"{kind}, resent" if self._taken else kind, len(self._answer))
             self._alive = time.monotonic()
             self._taken, attachment.asking = True, False
             return self._answer
+
+    def _why(self, expected: str) -> TavitError:
+        return self._error.copy() if self._error is not None else SessionError(expected, "the end of the session")
 
     def _refuse(self, attachment: Attachment) -> None:
         if self._holder is not attachment:
@@ -174,7 +180,7 @@ class Attachment:
     def check(self) -> None:
         """Raise what the session was ended with, if anything."""
         if self._exchange._error is not None:
-            raise self._exchange._error
+            raise self._exchange._error.copy()
 
     def offer(self, frame: bytes) -> None:
         """Bring a request, or bring the last one again.
