@@ -135,6 +135,7 @@ class TavitConfig:
     resume: bool = False
     keep_checkpoints: int = 3
     clients: list[str] = field(default_factory=list)
+    bodies: list[str] = field(default_factory=lambda: ["natural"])
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -7,7 +7,7 @@ import re
 
 from omegaconf import OmegaConf
 
-from tavit_flwr.config.choices import one_of
+from tavit_flwr.config.choices import nearest, one_of
 from tavit_flwr.config.schema import TavitConfig
 from tavit_flwr.config.sources import SOURCES, check_images
 from tavit_flwr.errors import ConfigError
@@ -75,9 +75,17 @@ def validate(config: TavitConfig) -> None:
         raise ConfigError("a lowest and a highest value", repr(list(window)), "configuration key 'data.window_hu'")
     check_device_name(config.compute.client_device, "configuration key 'compute.client_device'")
     check_device_name(config.compute.server_device, "configuration key 'compute.server_device'")
-    for name in (*config.tasks, *(task.body for task in config.tasks.values())):
+    for name in (*config.tasks, *config.bodies):
         if not _NAME.match(name):
-            raise ConfigError("names of tasks and bodies in [a-z0-9_-], at most 32 long", repr(name), "group 'task'")
+            raise ConfigError(
+                "names of tasks and bodies in [a-z0-9_-], at most 32 long", repr(name), "group 'task' or key 'bodies'"
+            )
+    for name, task in config.tasks.items():
+        if task.body not in config.bodies:
+            raise ConfigError(
+                f"a body among {list(config.bodies)}", repr(task.body), f"configuration key 'tasks.{name}.body'",
+                nearest(task.body, config.bodies) or "a new body is first named in 'bodies'",
+            )  # fmt: skip
     if config.evaluation.stride > config.data.crop:
         raise ConfigError(
             f"at most data.crop={config.data.crop}", repr(config.evaluation.stride),

@@ -87,7 +87,10 @@ def test_only_used_tasks_are_kept():
         (["optimiser.client.lr=0"], r"optimiser.client.lr"),
         (["optimiser.client.decay=cosinus"], r"optimiser.client.decay.*did you mean 'cosine'"),
         (["wire.step_timeout_s=-1"], r"wire.step_timeout_s"),
-        (["tasks.denoise.body='../x'"], r"names of tasks and bodies"),
+        (["bodies=[natural, '../x']"], r"names of tasks and bodies.*'\.\./x'"),
+        (["tasks.denoise.body=natral"], r"\['natural', 'ct'\].*'natral'.*tasks\.denoise\.body.*did you mean 'natural'"),
+        (["tasks.denoise.body=medical"], r"'medical'.*first named in 'bodies'"),
+        (["bodies=[]"], r"tasks\.denoise\.body"),
         (["+foo=1"], r"'foo'"),
         (["+data.fodler=1"], r"did you mean 'data.folder'"),
         (["++seed=1"], r"'seed'"),
@@ -101,6 +104,11 @@ def test_only_used_tasks_are_kept():
 def test_what_does_not_fit_is_explained(overrides, says):
     with pytest.raises(ConfigError, match=says):
         compose(["experiment=tiny", *overrides])
+
+
+def test_a_task_may_have_a_body_of_its_own():
+    config = compose(["experiment=tiny", "bodies=[natural, medical]", "tasks.denoise.body=medical"])
+    assert {task: one.body for task, one in config.tasks.items()} == {"denoise": "medical", "deblock": "natural"}
 
 
 def test_an_unclosed_quote_is_explained():
