@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 
 import pytest
+from flwr.app import DEFAULT_TTL
 
 from tavit_flwr.config import compose, conf_dir, from_json, to_dict, to_json
 from tavit_flwr.config.compose import _all_keys
@@ -48,7 +49,9 @@ def test_the_tiny_experiment_is_what_it_says(tiny):
 
 
 def test_a_group_chosen_on_the_command_line_wins():
-    assert compose("experiment=tiny model=paper").model.preset == "paper"
+    config = compose("experiment=tiny model=paper schedule=paper")
+    assert config.model.preset == "paper"
+    assert config.schedule == compose("schedule=paper").schedule
     assert compose("experiment=tiny schedule.cycles=7 seed=3").schedule.cycles == 7
 
 
