@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tavit_flwr.config.deadlines import fill_deadlines
 from tavit_flwr.config.schema import TavitConfig
 from tavit_flwr.config.validate import validate
 from tavit_flwr.errors import ConfigError
@@ -90,6 +91,7 @@ def compose(overrides: Sequence[str] | str = ()) -> TavitConfig:
         raise _explain(error, words, folder) from error
     config = _typed(raw)
     _keep_used_tasks(config)
+    fill_deadlines(config)
     validate(config)
     return config
 

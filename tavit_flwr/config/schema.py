@@ -100,7 +100,7 @@ class FederationConfig:
     enrol_timeout_s: float = 120.0
     min_nodes: int = 1
     wait_for_nodes_s: float = 60.0
-    round_timeout_s: float = 1800.0
+    round_timeout_s: float = 4200.0
     quorum: float = 0.5
     fraction: float = 1.0
     cohort: str = "auto"  # auto: as many as can run at once | all: fail if they cannot

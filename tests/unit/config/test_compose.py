@@ -142,6 +142,27 @@ def test_every_number_that_must_be_positive_is_checked(tiny):
             compose(["experiment=tiny", f"{key}=-1"])
 
 
+def deadlines(*overrides):
+    config = compose(["experiment=tiny", *overrides])
+    return config.wire.session_timeout_s, config.federation.round_timeout_s
+
+
+def test_deadlines_follow_the_longest_session():
+    steps = "schedule.phases=[{kind: joint, rounds: 1, steps: 9}, {kind: joint, rounds: 9, steps: 400}]"
+    assert deadlines(steps) == (120 + 400 * 60, 120 + 400 * 60 + 600)
+    assert deadlines(steps, "wire.step_timeout_s=10", "wire.join_timeout_s=5") == (5 + 4000, 5 + 4000 + 600)
+    assert deadlines() == (3600, 4200)  # evaluation has steps of its own
+
+
+def test_deadlines_end_where_flower_forgets_the_round():
+    assert deadlines("model=paper", "schedule=paper") == (DEFAULT_TTL - 600, DEFAULT_TTL)
+
+
+def test_deadlines_that_are_given_are_kept():
+    assert deadlines("wire.session_timeout_s=60", "federation.round_timeout_s=30") == (60, 30)
+    assert deadlines("wire.session_timeout_s=60") == (60, 660)
+
+
 def _get(config, key):
     for name in key.split("."):
         config = config[name] if isinstance(config, dict) else getattr(config, name)
