@@ -79,11 +79,16 @@ class Lab:
             for name, value in part.state_dict().items()
         }
 
-    def run_split(self, phase_name, steps, *, invited=(), beside=None, **limits):
-        """Train over the stream; others may be `invited` into the cohort, and `beside` runs meanwhile."""
+    def run_split(
+        self, phase_name, steps, *, invited=(), beside=None, route=lambda address, client: address, quorum=1.0, **limits
+    ):
+        """Train over the stream; others may be `invited` into the cohort, and `beside` runs meanwhile.
+
+        `route` may put something between a client and the address of the service.
+        """
         phase = PHASES[phase_name]
         self.host.begin_phase(moves=phase.body_moves)
-        wire = WireConfig(join_timeout_s=20, step_timeout_s=20, session_timeout_s=60, **limits)
+        wire = WireConfig(**{"join_timeout_s": 20, "step_timeout_s": 20, "session_timeout_s": 60} | limits)
         cohort = None
         if phase.body_moves:
             cohort = Cohort(
@@ -93,21 +98,21 @@ class Lab:
                 input_gradient=phase.client_moves,
                 step_path=(1, phase_name, 1),
                 join_timeout_s=20,
-                step_timeout_s=20,
-                quorum=len(self.clients) / (len(self.clients) + len(invited)),
+                step_timeout_s=wire.step_timeout_s,
+                quorum=quorum * len(self.clients) / (len(self.clients) + len(invited)),
             )
+        sessions = [Session(one.name, one.task, self.host, phase_name, steps, cohort) for one in self.clients]
+        self.sessions += sessions
         errors = []
         with BodyService(wire, threads=1) as service:
 
-            def run(client):
-                session = Session(client.name, client.task, self.host, phase_name, steps, cohort)
-                self.sessions.append(session)
+            def run(client, session):
                 work = ClientSession(
                     client.head, client.tail, client.optimiser, client.batch, phase, f"client {client.name}"
                 )
                 try:
                     with StreamClient(
-                        service.address,
+                        route(service.address, client),
                         service.open(session),
                         service.certificate.certificate_pem,
                         phase_name,
@@ -116,13 +121,14 @@ class Lab:
                         first_timeout_s=20,
                         step_timeout_s=20,
                         session_timeout_s=60,
+                        connect_timeout_s=wire.step_timeout_s,
                     ) as stream:
                         client.losses += work.run(stream, steps).losses
                         client.ledger = stream.ledger
                 except BaseException as error:
                     errors.append(error)
 
-            threads = [threading.Thread(target=run, args=(client,)) for client in self.clients]
+            threads = [threading.Thread(target=run, args=pair) for pair in zip(self.clients, sessions, strict=True)]
             if beside is not None:
                 threads.append(threading.Thread(target=lambda: beside(service, cohort)))
             for thread in threads:

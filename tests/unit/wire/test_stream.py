@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 
+import grpc
 import pytest
 import torch
 from torch import nn
@@ -26,7 +27,7 @@ from tavit_flwr.server.sessions import EVALUATE, Session
 from tavit_flwr.wire.exchange import Exchange
 from tavit_flwr.wire.frames import Limits, encode
 from tavit_flwr.wire.stream_client import StreamClient
-from tavit_flwr.wire.stream_server import StreamServer
+from tavit_flwr.wire.stream_server import Caller, StreamServer
 
 pytestmark = pytest.mark.timeout(60)
 D = 4
@@ -127,6 +128,49 @@ def test_a_token_opens_one_session(service, host):
         first.finish(1)
     with connect(service, token) as third, pytest.raises(SessionError, match="UNAUTHENTICATED"):
         step(third, 0)
+
+
+def test_a_token_is_refused_to_another_client_even_before_its_own_comes(service, host):
+    token = service.open(Session("a", "denoise", host, "task-specific", 1))
+    service.open(Session("b", "denoise", host, "task-specific", 1))
+    with connect(service, token, client="b") as stream, pytest.raises(SessionError, match=r"UNAUTHENTICATED.*own"):
+        step(stream, 0)
+
+
+def test_without_an_instance_nobody_gets_in(service, host):
+    token = service.open(Session("a", "denoise", host, "task-specific", 1))
+    with connect(service, token) as stream:
+        stream._caller = Caller(token, "a", "")
+        with pytest.raises(SessionError, match="UNAUTHENTICATED"):
+            step(stream, 0)
+
+
+def test_a_second_session_is_refused_also_after_the_end_of_the_first(service, host):
+    token = service.open(Session("a", "denoise", host, "task-specific", 1))
+    with connect(service, token) as first:
+        step(first, 0)
+        first.finish(1)
+        with connect(service, token) as second, pytest.raises(SessionError, match=r"UNAUTHENTICATED.*one session"):
+            step(second, 0)
+
+
+def test_the_same_instance_replaces_its_older_stream(service, host):
+    """As after a half-open connection: the client has come back, and the server has not noticed that it left."""
+    session = Session("a", "denoise", host, "task-specific", 1)
+    token = service.open(session)
+    with connect(service, token) as older, connect(service, token) as newer:
+        newer._caller = older._caller
+        older.send(Smashed(0, smashed()))
+        features = older.receive(Features, 0).features
+        newer.send(Smashed(0, smashed()))  # again: its answer may have been lost
+        assert torch.equal(newer.receive(Features, 0).features, features)
+        newer.send(GradFeatures(0, torch.ones_like(features)))
+        newer.receive(GradSmashed, 0)
+        with pytest.raises(grpc.RpcError, match="CANCELLED"):  # by the service
+            next(older._link.answers)
+        newer.finish(1)
+    assert session.error == ""
+    assert session.ledger.as_dict()["up"]["Smashed, resent"]["frames"] == 1
 
 
 def test_a_token_dies_with_its_round(service, host):
