@@ -13,6 +13,8 @@ from tavit_flwr.config import compose
 from tavit_flwr.data.complete import check_data, find_recipe
 from tavit_flwr.data.recipes import RECIPES
 from tavit_flwr.errors import TavitError
+from tavit_flwr.server.cost import estimate
+from tavit_flwr.server.step_times import timed_lines
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Split learning of image restoration on Flower.")
 
@@ -36,6 +38,21 @@ def show_config(
         typer.echo(f"{type(error).__name__}: {error}", err=True)
         raise typer.Exit(2) from None
     typer.echo(OmegaConf.to_yaml(OmegaConf.structured(config)).rstrip())
+
+
+@app.command("estimate")
+def show_cost(
+    overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, e.g. experiment=paper")] = None,
+    timed_steps: Annotated[int, typer.Option(help="Time as many steps of each phase here; 0 times none", min=0)] = 0,
+) -> None:
+    """Tell what a run would cost, before it starts: steps, arithmetic, bytes, and hours if steps are timed."""
+    try:
+        config = compose(overrides or [])
+        for line in estimate(config).lines() + (timed_lines(config, timed_steps) if timed_steps else []):
+            typer.echo(line)
+    except TavitError as error:
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 @app.command("check-data")

@@ -18,6 +18,7 @@ from tavit_flwr.errors import ConfigError, QuorumError
 from tavit_flwr.server.aggregation import Weights, average
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.checkpoint import Checkpoint, RunState, save
+from tavit_flwr.server.cost import estimate
 from tavit_flwr.server.initial import build_hosts, load_weights, step_shape
 from tavit_flwr.server.report import Report
 from tavit_flwr.server.roster import Participant, check_cohort, enrol, select, wait_for_nodes
@@ -75,6 +76,8 @@ class TAViT(Strategy):
             "\t├── experiment '%s', preset '%s', seed %s", self.config.name, self.config.model.preset, self.config.seed
         )
         logger.info("\t├── %s cycles of: %s", self.config.schedule.cycles, schedule)
+        for line in estimate(self.config).lines():
+            logger.info("\t├── %s", line)
         logger.info("\t├── rounds: %s of %s already done", self._start, len(self.plans))
         logger.info("\t└── outputs: %s", self._output_dir)
 

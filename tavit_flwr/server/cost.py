@@ -1,0 +1,162 @@
+"""What a run will cost: steps, arithmetic and bytes, computed from the configuration before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tavit_flwr.config import TavitConfig
+from tavit_flwr.models import Body, Head, Preset, Tail
+from tavit_flwr.restoration import window_count
+from tavit_flwr.server.initial import preset_of, step_shape
+from tavit_flwr.server.schedule import plan
+from tavit_flwr.split.phases import PHASES, Phase
+
+#: The usual photograph of a test set here: BSDS500's.
+PHOTOGRAPH = (321, 481)
+
+_FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class PartCost:
+    """One part.
+
+    Attributes
+    ----------
+    flop : int
+        Of the forward pass of one crop: two for each multiplication with its addition, in convolutions and matrix
+        products.
+    parameters : int
+        How many weights it has.
+    """
+
+    flop: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run will cost if every client that it names takes part in every round.
+
+    Attributes
+    ----------
+    rounds, client_steps, crops : int
+        Over the whole run; a client-step is one batch of one client.
+    client_flop, server_flop : int
+        Arithmetic of training.
+    bytes_up, bytes_down : int
+        Tensors of the cut in training, without the headers of their frames.
+    weight_bytes : int
+        Heads and tails in Flower messages, both ways, evaluations included, without headers.
+    evaluations : int
+        How often held-out images are restored.
+    image_windows : int
+        Windows of one image of `PHOTOGRAPH`'s size.
+    image_flop, image_bytes : int
+        Arithmetic, and tensors of the cut both ways, to restore it once.
+    """
+
+    rounds: int
+    client_steps: int
+    crops: int
+    client_flop: int
+    server_flop: int
+    bytes_up: int
+    bytes_down: int
+    weight_bytes: int
+    evaluations: int
+    image_windows: int
+    image_flop: int
+    image_bytes: int
+
+    def lines(self) -> list[str]:
+        """As people read it."""
+        height, width = PHOTOGRAPH
+        return [
+            f"{self.rounds:,} rounds, {self.client_steps:,} client-steps, {self.crops:,} crops",
+            f"arithmetic of training: {_flop(self.client_flop)} on clients, {_flop(self.server_flop)} on the server",
+            f"over the wire in training: {_bytes(self.bytes_up)} up, {_bytes(self.bytes_down)} down; "
+            f"weights in messages: {_bytes(self.weight_bytes)}",
+            f"{self.evaluations:,} evaluations; each image of {width}x{height} in each of them: "
+            f"{self.image_windows:,} windows, {_flop(self.image_flop)}, {_bytes(self.image_bytes)}",
+        ]
+
+
+def estimate(config: TavitConfig) -> Cost:
+    """Compute a run's cost; takes about a second the first time, trains nothing.
+
+    A backward pass is counted as one forward pass for a part's input and one for its weights, as is usual. Of a frozen
+    head neither is computed, of a frozen tail or body only the first.
+    """
+    head, body, tail = part_costs(preset_of(config), config.data.crop)
+    batch, channels, grid_height, grid_width = step_shape(config)
+    tensor_bytes = batch * channels * grid_height * grid_width * _FLOAT32
+    part_bytes = (head.parameters + tail.parameters) * _FLOAT32
+    everyone = len(config.clients)
+    chosen = max(1, round(config.federation.fraction * everyone))
+    evaluations = int(config.schedule.evaluate_first) + sum(one.ends_phase for one in plan(config.schedule))
+    steps = client_flop = server_flop = up = down = 0
+    weights = evaluations * everyone * part_bytes
+    plans = plan(config.schedule)
+    for one in plans:
+        phase, count = PHASES[one.phase], one.steps * chosen
+        steps += count
+        client_flop += count * batch * (_head_passes(phase) * head.flop + _passes(phase.client_moves) * tail.flop)
+        server_flop += count * batch * _passes(phase.body_moves) * body.flop
+        up += count * 2 * tensor_bytes
+        down += count * (2 if phase.client_moves else 1) * tensor_bytes
+        weights += chosen * part_bytes * (2 if phase.client_moves else 1)
+    windows = window_count(*PHOTOGRAPH, config.data.crop, config.evaluation.stride)
+    return Cost(
+        rounds=len(plans), client_steps=steps, crops=steps * batch, client_flop=client_flop, server_flop=server_flop,
+        bytes_up=up, bytes_down=down, weight_bytes=weights, evaluations=evaluations, image_windows=windows,
+        image_flop=windows * (head.flop + body.flop + tail.flop), image_bytes=windows * 2 * tensor_bytes // batch,
+    )  # fmt: skip
+
+
+@cache
+def part_costs(preset: Preset, crop: int) -> tuple[PartCost, PartCost, PartCost]:
+    """Count head, body and tail for one crop, without allocating or computing anything."""
+    with torch.device("meta"), torch.no_grad():
+        head, body, tail = Head(preset).eval(), Body(preset).eval(), Tail(preset).eval()
+        degraded = torch.empty(1, 3, crop, crop)
+        with FlopCounterMode(display=False) as of_head:
+            smashed, local = head(degraded)
+        with FlopCounterMode(display=False) as of_body:
+            features = body(smashed)
+        with FlopCounterMode(display=False) as of_tail:
+            tail(features, local, degraded)
+    counted = ((head, of_head), (body, of_body), (tail, of_tail))
+    one, two, three = (
+        PartCost(counter.get_total_flops(), sum(weight.numel() for weight in part.parameters()))
+        for part, counter in counted
+    )
+    return one, two, three
+
+
+def _passes(moves: bool) -> int:
+    """Count the forward passes that a step of tail or body is worth: forward, backward to the input, to the weights."""
+    return 3 if moves else 2
+
+
+def _head_passes(phase: Phase) -> int:
+    return 3 if phase.client_moves else 1
+
+
+def _flop(amount: float) -> str:
+    return _scaled(amount, 1000, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"))
+
+
+def _bytes(amount: float) -> str:
+    return _scaled(amount, 1024, ("B", "KiB", "MiB", "GiB", "TiB", "PiB"))
+
+
+def _scaled(amount: float, base: int, units: tuple[str, ...]) -> str:
+    power = 0
+    while amount >= base and power + 1 < len(units):
+        amount, power = amount / base, power + 1
+    return f"{amount:.3g} {units[power]}" if amount < 1000 else f"{amount:,.0f} {units[power]}"
