@@ -20,19 +20,18 @@ from PIL import Image
 
 from tavit_flwr import client_app
 from tavit_flwr.config import TavitConfig, compose, to_dict
-from tavit_flwr.server import strategy as strategy_module
+from tavit_flwr.server import waiting
 from tavit_flwr.server.aggregation import Weights
 from tavit_flwr.server.checkpoint import check_same_experiment, latest
 from tavit_flwr.server.initial import initial_arrays
-from tavit_flwr.server.roster import wait_for_nodes
 from tavit_flwr.server.strategy import TAViT
 
-#: ``(message, reply) -> reply``; None in place of a reply means that the node never answers.
+#: ``(message, reply) -> reply``; None in place of a reply means that the SuperLink gives the node up.
 Twist = Callable[[Message, Message], Message | None]
 
 
 class FakeGrid(Grid):
-    """Runs the ClientApp for each message in a thread of its own, and gives the replies back.
+    """Runs the ClientApp for each message in a thread of its own, and gives the replies back when they are pulled.
 
     Attributes
     ----------
@@ -56,6 +55,8 @@ class FakeGrid(Grid):
         self.draws = None if shuffle is None else random.Random(shuffle)
         self.asked: list[Message] = []
         self.answered: list[Message] = []
+        self._ready: dict[str, Message] = {}
+        self._lock = threading.Lock()
 
     def set_run(self, run) -> None:
         raise NotImplementedError
@@ -70,47 +71,49 @@ class FakeGrid(Grid):
     def get_nodes(self):
         raise NotImplementedError
 
-    def push_messages(self, messages):
-        raise NotImplementedError
-
-    def pull_messages(self, message_ids):
-        raise NotImplementedError
-
     def get_node_ids(self) -> Iterable[int]:
         return list(self.contexts)
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
         messages = list(messages)
-        self.asked += messages
+        ids = []
+        for message in messages:
+            ids.append(f"message-{len(self.asked)}")
+            message.metadata.__dict__["_message_id"] = ids[-1]  # as Flower does when it sends
+            self.asked.append(message)
         if self.draws:
             self.draws.shuffle(messages)
-        replies: dict[int, Message] = {}
+        for message in messages:
+            threading.Thread(target=self._handle, args=(message,), daemon=True).start()
+        return ids
 
-        def handle(index: int, message: Message) -> None:
-            node = message.metadata.dst_node_id
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        with self._lock:
+            found = [self._ready.pop(one) for one in list(message_ids) if one in self._ready]
+        if self.draws:
+            self.draws.shuffle(found)
+        return found
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        raise NotImplementedError("PatientGrid does this")
+
+    def _handle(self, message: Message) -> None:
+        node = message.metadata.dst_node_id
+        reply = None
+        if not self.silent(message):
             try:
                 reply = client_app.app(message, self.contexts[node])
             except Exception as error:  # as Flower's simulation does
                 reply = Message(error=Error(1, f"{type(error)}:<'{error}'>"), reply_to=message)
             twist = self.twists.get(node - 100)
-            changed = twist(message, reply) if twist else reply
-            if changed is not None:
-                replies[index] = changed
-
-        threads = [
-            threading.Thread(target=handle, args=(index, message), daemon=True)
-            for index, message in enumerate(messages)
-            if not self.silent(message)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        result = [replies[index] for index in sorted(replies)]
-        if self.draws:
-            self.draws.shuffle(result)
-        self.answered += result
-        return result
+            reply = twist(message, reply) if twist else reply
+        if reply is None:  # the SuperLink gives a node up in its own name
+            reply = Message(error=Error(5, "Error: Node Unavailable"), reply_to=message)
+            reply.metadata.__dict__["_src_node_id"] = 1
+        else:
+            self.answered.append(reply)
+        with self._lock:
+            self._ready[message.metadata.message_id] = reply
 
 
 @pytest.fixture
@@ -120,9 +123,7 @@ def fake_grid(tmp_path, monkeypatch):
     for name, value in (("_run_id", 1), ("_node_id", 1), ("_task_id", 1)):  # a message's sender: Flower sets it
         monkeypatch.setattr(TaskIdentity, name, value)
     monkeypatch.setenv("TAVIT_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr(
-        strategy_module, "wait_for_nodes", lambda *args: wait_for_nodes(*args, settle_s=0.01)
-    )  # nobody joins late here
+    monkeypatch.setattr(waiting, "SETTLE_S", 0.01)
 
     def make(num_nodes: int = 2, *, node_configs: list[dict] | None = None, **options) -> FakeGrid:
         configs = node_configs or [{"partition-id": i, "num-partitions": num_nodes} for i in range(num_nodes)]
@@ -156,7 +157,7 @@ def tiny(images):
                 "experiment=tiny", "data.source=folder", f"data.folder={images}", "data.held_out=1",
                 "compute.client_threads=1", "compute.server_threads=1", "wire.join_timeout_s=20",
                 "wire.step_timeout_s=20", "wire.session_timeout_s=60", "schedule.evaluate_first=false",
-                "evaluation.pictures=false", *overrides,
+                "evaluation.pictures=false", "federation.wait_for_nodes_s=5", "federation.late_timeout_s=5", *overrides,
             ]
         )  # fmt: skip
 

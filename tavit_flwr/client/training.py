@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tavit_flwr.data import BatchStream
 from tavit_flwr.split.optimisers import build_optimiser, learning_rate, load_moments, moments, set_learning_rate
 from tavit_flwr.split.phases import phase_named
 from tavit_flwr.wire.records import Order, parts_to_arrays
+
+logger = logging.getLogger("flwr")
 
 
 def train(
@@ -52,6 +55,11 @@ def train(
         fresh = order.version > 0 and saved is None
         if saved:
             load_moments(optimiser, saved)
+        elif fresh:
+            logger.warning(
+                "%s: no moments of round %s in %s; starting with the averaged weights and fresh moments",
+                workshop.where(order), order.version, store.folder,
+            )  # fmt: skip
         set_learning_rate(optimiser, learning_rate(workshop.config.optimiser.client, order.progress))
     session = ClientSession(head, tail, optimiser, _batches(workshop, order), phase, workshop.where(order))
     with workshop.stream(order) as stream:

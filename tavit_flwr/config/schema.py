@@ -98,6 +98,7 @@ class FederationConfig:
 
     average: str = "uniform"  # uniform | examples
     enrol_timeout_s: float = 120.0
+    late_timeout_s: float = 20.0
     min_nodes: int = 1
     wait_for_nodes_s: float = 60.0
     round_timeout_s: float = 4200.0

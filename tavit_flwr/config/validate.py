@@ -53,6 +53,7 @@ def validate(config: TavitConfig) -> None:
         "federation.round_timeout_s": config.federation.round_timeout_s,
         "federation.wait_for_nodes_s": config.federation.wait_for_nodes_s,
         "federation.enrol_timeout_s": config.federation.enrol_timeout_s,
+        "federation.late_timeout_s": config.federation.late_timeout_s,
         "federation.min_nodes": config.federation.min_nodes,
         "keep_checkpoints": config.keep_checkpoints,
     }

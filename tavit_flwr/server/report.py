@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tavit_flwr.files import write_json
-from tavit_flwr.server.rounds import Reply, Round
+from tavit_flwr.server.replies import Reply
+from tavit_flwr.server.rounds import Round
 from tavit_flwr.server.schedule import RoundPlan
 
 logger = logging.getLogger("flwr")

@@ -1,197 +1,210 @@
-"""Who takes part: enrolment with a deadline, seeded selection, and cohorts that can run at once."""
+"""Who is there: nodes enrol before the first round, and from then on come, go and come back between rounds."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
-import torch
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
-from tavit_flwr.config import TavitConfig, to_json
-from tavit_flwr.errors import ConfigError, ProtocolError, QuorumError
-from tavit_flwr.seeding import generator
-from tavit_flwr.server.schedule import RoundPlan
-from tavit_flwr.split.phases import PHASES
-from tavit_flwr.wire.records import CONFIG, Enrolment
+from tavit_flwr.config import TavitConfig
+from tavit_flwr.errors import ConfigError, QuorumError
+from tavit_flwr.server.enrolment import Participant, question, read_answer
+from tavit_flwr.server.waiting import pause_s, wait_for_nodes
 
 logger = logging.getLogger("flwr")
 
-
-@dataclass(frozen=True)
-class Participant:
-    """A node that enrolled."""
-
-    node_id: int
-    enrolment: Enrolment
-
-    @property
-    def client(self) -> str:
-        """Stable name of the client."""
-        return self.enrolment.client
-
-    @property
-    def task(self) -> str:
-        """What it trains."""
-        return self.enrolment.task
+_OWN_FOLDER = "give every SuperNode on one machine its own state-dir"
+_TWICE = f"expected a name of its own for every client; {_OWN_FOLDER}"
 
 
-def wait_for_nodes(grid: Grid, least: int, timeout_s: float, settle_s: float = 1.0) -> list[int]:
-    """Wait until `least` nodes are connected and no more have come for a moment.
+class Roster:
+    """Asks nodes who they are, and keeps the answers.
 
-    Raises
-    ------
-    QuorumError
-        When fewer are there at the deadline.
-    """
-    deadline = time.monotonic() + timeout_s
-    nodes: list[int] = []
-    while True:
-        before, nodes = nodes, sorted(grid.get_node_ids())
-        if len(nodes) >= least and nodes == before:
-            return nodes
-        if time.monotonic() > deadline:
-            if len(nodes) >= least:
-                return nodes
-            raise QuorumError(
-                f"at least {least} nodes within {timeout_s:g} s", f"{len(nodes)}", "before the first round",
-                "start more SuperNodes, or see federation.min_nodes and federation.wait_for_nodes_s",
-            )  # fmt: skip
-        time.sleep(settle_s if nodes else 0.2)
-
-
-def enrol(grid: Grid, nodes: Sequence[int], config: TavitConfig) -> list[Participant]:
-    """Ask every node who it is.
-
-    Nodes that answer with an error, or not at all, are reported and left out.
-
-    Raises
-    ------
-    QuorumError
-        When fewer than ``federation.min_nodes`` can take part.
-    """
-    order = ConfigRecord({"config": to_json(config)})
-    messages = [
-        Message(content=RecordDict({CONFIG: order}), message_type=MessageType.QUERY, dst_node_id=node) for node in nodes
-    ]
-    replies = list(grid.send_and_receive(messages, timeout=config.federation.enrol_timeout_s))
-    participants, problems = [], []
-    for reply in replies:
-        node = reply.metadata.src_node_id
-        if reply.has_error():
-            problems.append(f"node {node}: {reply.error.reason}")
-            continue
-        try:
-            enrolment = Enrolment.from_record(reply.content.config_records[CONFIG])
-        except (ProtocolError, KeyError) as error:
-            problems.append(f"node {node}: {error}")
-            continue
-        if enrolment.error:
-            problems.append(f"node {node}, client {enrolment.client}: {enrolment.error}")
-        elif enrolment.task and _misfit(enrolment, config):
-            problems.append(f"node {node}, client {enrolment.client}: {_misfit(enrolment, config)}")
-        elif enrolment.task:
-            participants.append(Participant(node, enrolment))
-        else:
-            logger.info("node %s (%s) has no place in this experiment and idles", node, enrolment.client)
-    silent = set(nodes) - {reply.metadata.src_node_id for reply in replies}
-    problems += [f"node {node}: no answer within {config.federation.enrol_timeout_s:g} s" for node in sorted(silent)]
-    for problem in problems:
-        logger.warning("left out: %s", problem)
-    if len(participants) < config.federation.min_nodes:
-        raise QuorumError(
-            f"at least {config.federation.min_nodes} nodes that can take part", f"{len(participants)}", "enrolment",
-            "; ".join(problems) or "start more nodes",
-        )  # fmt: skip
-    participants.sort(key=lambda participant: participant.client)
-    _check_names(participants)
-    _say_who(participants, config)
-    return participants
-
-
-def _misfit(enrolment: Enrolment, config: TavitConfig) -> str:
-    task = config.tasks.get(enrolment.task)
-    if task is None:
-        return f"expected a task among {sorted(config.tasks)}; received {enrolment.task!r}"
-    return "" if enrolment.body == task.body else f"expected body {task.body!r}; received {enrolment.body!r}"
-
-
-def check_cohort(participants: Sequence[Participant], config: TavitConfig) -> int:
-    """Find how many clients can run at once, 0 for all of them, and refuse or announce a cohort that is too large.
-
-    Raises
-    ------
-    ConfigError
-        When ``federation.cohort=all`` asks for more clients at once than there are slots.
-    """
-    limits = [participant.enrolment.slots for participant in participants if participant.enrolment.slots]
-    together = any(PHASES[phase.kind].body_moves for phase in config.schedule.phases)
-    if not limits or not together or len(participants) <= min(limits):
-        return 0
-    hint = (
-        f'--federation-config "num-supernodes={len(participants)} client-resources-num-cpus=1 '
-        f'init-args-num-cpus={len(participants)}" lets all run at once'
-    )
-    if config.federation.cohort == "all":
-        raise ConfigError(
-            f"{len(participants)} clients at once in phases where the body moves", f"{min(limits)} slots",
-            "federation.cohort=all", hint,
-        )  # fmt: skip
-    logger.warning(
-        "only %s of %s clients can run at once: in phases where the body moves, they take turns by rounds; %s",
-        min(limits), len(participants), hint,
-    )  # fmt: skip
-    return min(limits)
-
-
-def select(participants: Sequence[Participant], plan: RoundPlan, cohort: int, config: TavitConfig) -> list[Participant]:
-    """Choose who takes part in a round, seeded by the run's seed and the round's name.
+    Before the first round all nodes are asked. Between rounds, nodes that are new are asked, and those again that did
+    not answer for themselves in the last round; a round waits for their answers for ``federation.late_timeout_s`` and
+    goes on without those that are late. Nobody is waited for twice: a late answer counts from the round after it.
 
     Parameters
     ----------
-    participants : sequence of Participant
-        Sorted by client name.
-    plan : RoundPlan
-        The round.
-    cohort : int
-        Most clients at once where the body moves; 0 for no limit. Rounds then rotate through a seeded order.
+    grid : Grid
+        Flower's.
     config : TavitConfig
-        For ``federation.fraction``.
+        The experiment; goes to every node that is asked.
+
+    Attributes
+    ----------
+    absent : list of str
+        Who was enrolled before and is not there, as of the last `refresh`.
     """
-    draws = generator(config.seed, "select", plan.cycle, plan.phase)
-    order = [participants[int(index)] for index in torch.randperm(len(participants), generator=draws)]
-    count = max(1, round(config.federation.fraction * len(order)))
-    limited = bool(cohort) and PHASES[plan.phase].body_moves
-    if limited:
-        count = min(count, cohort)
-    start = (plan.round - 1) * count if count < len(order) else 0
-    chosen = [order[(start + offset) % len(order)] for offset in range(count)]
-    return sorted(chosen, key=lambda participant: participant.client)
 
+    def __init__(self, grid: Grid, config: TavitConfig) -> None:
+        self._grid = grid
+        self._config = config
+        self._enrolled: dict[int, Participant] = {}
+        self._idle: set[int] = set()
+        self._doubtful: set[int] = set()
+        self._asked: dict[str, int] = {}
+        self._waited_for: set[int] = set()
+        self._problems: dict[int, str] = {}
+        self._there: set[int] = set()
+        self.absent: list[str] = []
 
-def evaluators(participants: Sequence[Participant]) -> list[Participant]:
-    """Clients that hold images out; of those of a task that share the same ones, only the first."""
-    chosen: list[Participant] = []
-    shared: set[str] = set()
-    for one in participants:
-        if one.enrolment.held_out_images and not (one.enrolment.shared_held_out and one.task in shared):
-            chosen.append(one)
-            if one.enrolment.shared_held_out:
-                shared.add(one.task)
-    return chosen
+    def gather(self) -> list[Participant]:
+        """Wait for nodes and enrol them, before the first round.
 
+        Returns
+        -------
+        list of Participant
+            Sorted by client name. Nodes that answer with an error, or not at all, are reported and left out.
 
-def _check_names(participants: Sequence[Participant]) -> None:
-    twice = [name for name, count in Counter(one.client for one in participants).items() if count > 1]
-    if twice:
-        raise ConfigError(
-            "a name of its own for every client", f"{twice} more than once", "enrolment",
-            "give every SuperNode on one machine its own state-dir",
-        )  # fmt: skip
+        Raises
+        ------
+        QuorumError
+            When fewer than ``federation.min_nodes`` connect or can take part.
+        ConfigError
+            When two nodes go by one name.
+        """
+        federation = self._config.federation
+        nodes = wait_for_nodes(self._grid, federation.min_nodes, federation.wait_for_nodes_s)
+        self._ask(nodes)
+        self._listen(nodes, federation.enrol_timeout_s)
+        for node in sorted(self._asked.values()):
+            self._problem(node, f"node {node}: no answer within {federation.enrol_timeout_s:g} s")
+        participants = self._present(nodes)
+        if len(participants) < federation.min_nodes:
+            raise QuorumError(
+                f"at least {federation.min_nodes} nodes that can take part", f"{len(participants)}", "enrolment",
+                "; ".join(self._problems.values()) or "start more nodes",
+            )  # fmt: skip
+        twice = [name for name, count in Counter(one.client for one in participants).items() if count > 1]
+        if twice:
+            raise ConfigError("a name of its own for every client", f"{twice} more than once", "enrolment", _OWN_FOLDER)
+        _say_who(participants, self._config)
+        self._there = {one.node_id for one in participants}
+        return participants
+
+    def refresh(self) -> list[Participant]:
+        """See who is there now, before a round.
+
+        Returns
+        -------
+        list of Participant
+            Sorted by client name. `absent` says who is missing.
+
+        Raises
+        ------
+        QuorumError
+            When nobody is there within ``federation.wait_for_nodes_s``.
+        """
+        federation = self._config.federation
+        deadline = time.monotonic() + federation.wait_for_nodes_s
+        while True:
+            before = dict(self._enrolled)
+            nodes = sorted(self._grid.get_node_ids())
+            self.doubt(set(self._enrolled) - set(nodes))  # they may come back as somebody else
+            self._listen([], 0.0)
+            self._ask([node for node in nodes if self._unknown(node)])
+            self._listen([node for node in nodes if node not in self._waited_for], federation.late_timeout_s)
+            self._settle_names(nodes, before)
+            participants = self._present(nodes)
+            if participants:
+                self._compare(participants, nodes)
+                return participants
+            if time.monotonic() > deadline:
+                raise QuorumError(
+                    f"at least one client within {federation.wait_for_nodes_s:g} s", "none", "the start of a round",
+                    "run again with resume=true when they are back",
+                )  # fmt: skip
+            time.sleep(1.0)
+
+    def _compare(self, participants: Sequence[Participant], nodes: Sequence[int]) -> None:
+        """Say who is new or back, and note who is absent."""
+        for one in participants:
+            if one.node_id not in self._there:
+                logger.info("node %s, client %s, task %s: takes part from now on", one.node_id, one.client, one.task)
+        self._there = {one.node_id for one in participants}
+        clients = {one.client for one in participants}
+        self.absent = [
+            f"node {one.node_id}, client {one.client}, task {one.task}: "
+            + ("no answer since the last round" if one.node_id in nodes else "not connected")
+            for one in sorted(self._enrolled.values(), key=lambda one: one.client)
+            if one.client not in clients
+        ]
+
+    def doubt(self, nodes: Iterable[int]) -> None:
+        """Ask these nodes again before they take part: they did not answer for themselves."""
+        for node in nodes:
+            self._doubtful.add(node)
+            self._waited_for.discard(node)
+
+    def _unknown(self, node: int) -> bool:
+        if node in self._asked.values() or node in self._idle:
+            return False
+        return node not in self._enrolled or node in self._doubtful
+
+    def _ask(self, nodes: Sequence[int]) -> None:
+        sent = self._grid.push_messages([question(node, self._config) for node in nodes])
+        for message_id, node in zip(sent, nodes, strict=False):
+            if message_id:
+                self._asked[message_id] = node
+
+    def _listen(self, nodes: Iterable[int], timeout_s: float) -> None:
+        """Take answers in until these nodes have given theirs, or the time is up."""
+        wanted = set(nodes)
+        self._waited_for |= wanted
+        began = time.monotonic()
+        while self._asked:
+            for reply in self._grid.pull_messages(list(self._asked)):
+                node = self._asked.pop(reply.metadata.reply_to_message_id, None)
+                if node is not None:
+                    self._read(node, reply)
+            waited_s = time.monotonic() - began
+            if waited_s >= timeout_s or not wanted & set(self._asked.values()):
+                return
+            time.sleep(min(pause_s(waited_s), max(0.0, timeout_s - waited_s)))
+
+    def _read(self, node: int, reply: Message) -> None:
+        answer = read_answer(node, reply, self._config)
+        if isinstance(answer, str) and answer:
+            self._problem(node, answer)
+            return
+        self._doubtful.discard(node)
+        self._problems.pop(node, None)
+        if isinstance(answer, Participant):
+            self._enrolled[node] = answer
+        else:
+            self._enrolled.pop(node, None)
+            self._idle.add(node)
+
+    def _problem(self, node: int, problem: str) -> None:
+        """Report why a node is left out, once for each reason."""
+        self._enrolled.pop(node, None)
+        if self._problems.get(node) != problem:
+            self._problems[node] = problem
+            logger.warning("left out: %s", problem)
+
+    def _present(self, nodes: Iterable[int]) -> list[Participant]:
+        there = [self._enrolled[node] for node in nodes if node in self._enrolled and node not in self._doubtful]
+        return sorted(there, key=lambda one: (one.client, one.node_id))
+
+    def _settle_names(self, nodes: Sequence[int], before: Mapping[int, Participant]) -> None:
+        """Of two nodes that go by one name, find the one that is there: a restarted SuperNode may have a new number."""
+        counts = Counter(one.client for one in self._present(nodes))
+        if max(counts.values(), default=0) < 2:
+            return
+        known = [one.node_id for one in self._present(nodes) if counts[one.client] > 1 and one.node_id in before]
+        self.doubt(known)
+        self._ask(known)
+        self._listen(known, self._config.federation.late_timeout_s)
+        seen: set[str] = set()
+        for one in sorted(self._present(nodes), key=lambda one: one.node_id not in before):
+            if one.client in seen:
+                self._problem(one.node_id, f"node {one.node_id}, client {one.client}: {_TWICE}")
+            seen.add(one.client)
 
 
 def _say_who(participants: Sequence[Participant], config: TavitConfig) -> None:

@@ -1,38 +1,24 @@
-"""One round's sessions and replies: open them, send orders, and sort what comes back."""
+"""One round's sessions: open them, and write the orders."""
 
 from __future__ import annotations
 
-import logging
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from flwr.app import ArrayRecord, Message, MessageType
+from flwr.app import Message, MessageType
 
 from tavit_flwr.config import TavitConfig
-from tavit_flwr.errors import ProtocolError
-from tavit_flwr.payloads import EVALUATE_METRICS, TRAIN_METRICS
-from tavit_flwr.server.aggregation import ClientWeights, Weights, check_state
+from tavit_flwr.server.aggregation import Weights
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.cohort import Cohort, Member
-from tavit_flwr.server.roster import Participant, evaluators
+from tavit_flwr.server.enrolment import Participant
 from tavit_flwr.server.schedule import RoundPlan
+from tavit_flwr.server.selection import evaluators
 from tavit_flwr.server.sessions import EVALUATE, Session
 from tavit_flwr.split.phases import PHASES
-from tavit_flwr.wire.records import ARRAYS, METRICS, Order, arrays_bytes, arrays_to_parts, content_of, parts_to_arrays
-
-logger = logging.getLogger("flwr")
-
-
-@dataclass
-class Reply:
-    """One client's usable reply."""
-
-    participant: Participant
-    metrics: dict[str, float]
-    weights: ClientWeights | None
+from tavit_flwr.wire.records import Order, arrays_bytes, content_of, parts_to_arrays
 
 
 @dataclass
@@ -49,6 +35,12 @@ class Round:
         Weights that travelled in messages; sessions count their own frames.
     problems : list of str
         Who was left out and why.
+    messages : list of Message
+        The orders that were sent.
+    lost : set of int
+        Nodes that did not answer for themselves: silent, or given up by the SuperLink.
+    ended : dict
+        Node id to the time at which its session was first seen to have ended early.
     """
 
     sessions: dict[int, tuple[Participant, Session]] = field(default_factory=dict)
@@ -56,6 +48,26 @@ class Round:
     bytes_up: int = 0
     bytes_down: int = 0
     problems: list[str] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    lost: set[int] = field(default_factory=set)
+    ended: dict[int, float] = field(default_factory=dict)
+
+    def sender(self, reply: Message) -> int:
+        """The node that was asked; the SuperLink answers in its own name for a node that it has given up."""
+        source = reply.metadata.src_node_id
+        if source in self.sessions:
+            return source
+        asked = {message.metadata.message_id: message.metadata.dst_node_id for message in self.messages}
+        return asked.get(reply.metadata.reply_to_message_id, source)
+
+    def hopeless(self, nodes: Sequence[int], grace_s: float) -> bool:
+        """Whether none of these nodes is worth waiting for: their sessions ended early, at least `grace_s` ago."""
+        now = time.monotonic()
+        for node in nodes:
+            _, session = self.sessions[node]
+            if session.error or (session.cohort is not None and session.client in session.cohort.left):
+                self.ended.setdefault(node, now)
+        return all(now - self.ended.get(node, now) >= grace_s for node in nodes)
 
     def total_bytes(self) -> tuple[int, int]:
         """Bytes up and down: frames of all sessions, and weights in messages."""
@@ -159,73 +171,6 @@ class RoundOpener:
         opened.sessions[one.node_id] = (one, session)
         arrays = parts_to_arrays(weights.heads[one.task], weights.tails[one.task])
         opened.bytes_down += arrays_bytes(arrays)
-        return Message(content=content_of(order=order, arrays=arrays), message_type=kind, dst_node_id=one.node_id)
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """What a usable reply holds: its metrics, the one that must be above zero, and whether weights come with it."""
-
-    metrics: frozenset[str]
-    counted: str
-    weights: bool
-
-
-#: What replies hold in rounds where clients' parts move, where they are frozen, and in evaluation.
-MOVED = _Kind(TRAIN_METRICS, "num-examples", weights=True)
-FROZEN = _Kind(TRAIN_METRICS, "num-examples", weights=False)
-SCORES = _Kind(EVALUATE_METRICS, "images", weights=False)
-
-
-def sort_replies(opened: Round, replies: Iterable[Message], weights: Weights, kind: _Kind) -> list[Reply]:
-    """Keep the replies that can be used, and write down why the others cannot.
-
-    Nothing raises here: a client that answers with an error, with NaN, with odd tensors, or not at all is left out by
-    name, and the round goes on without it.
-    """
-    usable: list[Reply] = []
-    silent = dict(opened.sessions)
-    for message in replies:
-        node = message.metadata.src_node_id
-        if node not in silent:
-            opened.problems.append(f"node {node}: a reply that nobody asked for")
-            continue
-        participant, session = silent.pop(node)
-        who = f"node {node}, {session.where}"
-        if message.has_error():
-            opened.problems.append(f"{who}: {message.error.reason}")
-            continue
-        try:
-            usable.append(_read(opened, message, participant, weights, who, kind))
-        except Exception as error:  # whatever a node can put into a reply costs that node and nobody else
-            opened.problems.append(f"{who}: {type(error).__name__}: {error}")
-    for node, (_, session) in sorted(silent.items()):
-        opened.problems.append(f"node {node}, {session.where}: no reply before the deadline")
-    for problem in opened.problems:
-        logger.warning("left out: %s", problem)
-    return sorted(usable, key=lambda reply: reply.participant.client)
-
-
-def _read(opened: Round, message: Message, participant: Participant, weights: Weights, who: str, kind: _Kind) -> Reply:
-    content: Any = message.content
-    metrics = {name: _number(name, value, who) for name, value in content[METRICS].items()}
-    if set(metrics) != kind.metrics:
-        missing, unknown = sorted(kind.metrics - set(metrics)), sorted(set(metrics) - kind.metrics)
-        raise ProtocolError("all the known metrics and no other", f"missing {missing}, unknown {unknown}", who)
-    if metrics[kind.counted] <= 0:
-        raise ProtocolError(f"'{kind.counted}' above zero", str(metrics[kind.counted]), who)
-    if not kind.weights:
-        return Reply(participant, metrics, None)
-    arrays: ArrayRecord = content[ARRAYS]
-    opened.bytes_up += arrays_bytes(arrays)
-    head, tail = arrays_to_parts(arrays)
-    check_state(head, weights.heads[participant.task], f"{who}, head")
-    check_state(tail, weights.tails[participant.task], f"{who}, tail")
-    examples = metrics[kind.counted]
-    return Reply(participant, metrics, ClientWeights(participant.client, participant.task, examples, head, tail))
-
-
-def _number(name: str, value: object, who: str) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise ProtocolError(f"a finite number for metric '{name}'", repr(value), who)
-    return float(value)
+        message = Message(content=content_of(order=order, arrays=arrays), message_type=kind, dst_node_id=one.node_id)
+        opened.messages.append(message)
+        return message

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -19,11 +18,15 @@ from tavit_flwr.server.aggregation import Weights, average
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.checkpoint import Checkpoint, RunState, save
 from tavit_flwr.server.cost import estimate
+from tavit_flwr.server.enrolment import Participant
 from tavit_flwr.server.initial import build_hosts, load_weights, step_shape
+from tavit_flwr.server.replies import FROZEN, MOVED, SCORES, Reply, ReplyKind, check_quorum, sort_replies
 from tavit_flwr.server.report import Report
-from tavit_flwr.server.roster import Participant, check_cohort, enrol, select, wait_for_nodes
-from tavit_flwr.server.rounds import FROZEN, MOVED, SCORES, Reply, Round, RoundOpener, sort_replies
+from tavit_flwr.server.roster import Roster
+from tavit_flwr.server.rounds import Round, RoundOpener
 from tavit_flwr.server.schedule import RoundPlan, plan
+from tavit_flwr.server.selection import check_cohort, select
+from tavit_flwr.server.waiting import PatientGrid
 from tavit_flwr.split.phases import PHASES
 
 logger = logging.getLogger("flwr")
@@ -68,6 +71,7 @@ class TAViT(Strategy):
         self._clock = 0.0
         self._weights: Weights
         self._opener: RoundOpener
+        self._roster: Roster
 
     def summary(self) -> None:
         """Log what is about to run."""
@@ -118,10 +122,14 @@ class TAViT(Strategy):
                 service, self._hosts, self.config, to_json(self.config), self.state.run_key, step_shape(self.config)
             )
             logger.info("body service at %s, %s", service.address, "TLS" if service.certificate else "NO TLS")
-            self._enrol(grid)
+            patient = PatientGrid(grid, self._hopeless)
+            self._roster = Roster(patient, self.config)
+            self._take_in(self._roster.gather())
             if self.config.schedule.evaluate_first and self._start == 0:
-                self._evaluate_first(grid, timeout_s)
-            result = super().start(grid, initial_arrays, rounds, timeout_s, train_config, evaluate_config, evaluate_fn)
+                self._evaluate_first(patient, timeout_s)
+            result = super().start(
+                patient, initial_arrays, rounds, timeout_s, train_config, evaluate_config, evaluate_fn
+            )
         self._count_wall()
         self._report.results(to_dict(self.config), self.state.round)
         return result
@@ -131,9 +139,11 @@ class TAViT(Strategy):
     ) -> Iterable[Message]:
         """Choose the round's clients, open their sessions and write their orders."""
         current = self._plan(server_round)
+        self._take_in(self._roster.refresh())
         chosen = select(self._participants, current, self._cohort, self.config)
         self._round_began = time.monotonic()
         self._round, messages = self._opener.train(current, chosen, self._weights, self.state.versions)
+        self._round.problems += self._roster.absent
         logger.info(
             "cycle %s/%s, %s, round %s: %s clients x %s steps",
             current.cycle, self.config.schedule.cycles, current.phase, current.round, len(chosen), current.steps,
@@ -152,9 +162,9 @@ class TAViT(Strategy):
         """
         current = self._plan(server_round)
         phase = PHASES[current.phase]
-        usable = sort_replies(self._round, replies, self._weights, MOVED if phase.client_moves else FROZEN)
+        usable = self._sort(replies, MOVED if phase.client_moves else FROZEN)
         self._opener.service.end_round()
-        self._check_quorum(usable, current)
+        check_quorum(self._round, usable, self.config.federation.quorum, current)
         returned = [reply.weights for reply in usable if reply.weights is not None]
         for task, (head, tail) in average(returned, self.config.federation.average).items():
             self._weights.heads[task], self._weights.tails[task] = head, tail
@@ -192,28 +202,29 @@ class TAViT(Strategy):
     def _plan(self, server_round: int) -> RoundPlan:
         return self.plans[self._start + server_round - 1]
 
-    def _enrol(self, grid: Grid) -> None:
-        federation = self.config.federation
-        nodes = wait_for_nodes(grid, federation.min_nodes, federation.wait_for_nodes_s)
-        self._participants = enrol(grid, nodes, self.config)
-        self._cohort = check_cohort(self._participants, self.config)
+    def _take_in(self, participants: list[Participant]) -> None:
+        if participants != self._participants:
+            self._cohort = check_cohort(participants, self.config)
+        self._participants = participants
+
+    def _sort(self, replies: Iterable[Message], kind: ReplyKind) -> list[Reply]:
+        """Sort replies; who did not answer for itself takes no part until it has said that it is there."""
+        usable = sort_replies(self._round, replies, self._weights, kind)
+        self._roster.doubt(self._round.lost)
+        self._participants = [one for one in self._participants if one.node_id not in self._round.lost]
+        return usable
+
+    def _hopeless(self, nodes: Sequence[int]) -> bool:
+        """A client whose session has ended early answers with an error, or not at all: it waits this long itself."""
+        return self._round.hopeless(nodes, 2 * self.config.wire.step_timeout_s)
 
     def _evaluate_first(self, grid: Grid, timeout_s: float) -> None:
         before = RoundPlan(0, 0, "before training", 0, 0, True, 0.0)
         self._round, messages = self._opener.evaluate(before, self._participants, self._weights, pictures=False)
         self._score(before, grid.send_and_receive(messages, timeout=timeout_s))
 
-    def _check_quorum(self, usable: list[Reply], current: RoundPlan) -> None:
-        least = max(1, math.ceil(self.config.federation.quorum * len(self._round.sessions) - 1e-9))
-        if len(usable) < least:
-            raise QuorumError(
-                f"usable replies from at least {least} of {len(self._round.sessions)} clients", f"{len(usable)}",
-                f"cycle {current.cycle}, {current.phase}, round {current.round}",
-                "; ".join(self._round.problems) + "; run again with resume=true when they are back",
-            )  # fmt: skip
-
     def _score(self, current: RoundPlan, replies: Iterable[Message]) -> MetricRecord | None:
-        usable = sort_replies(self._round, replies, self._weights, SCORES)
+        usable = self._sort(replies, SCORES)
         if not self._round.sessions:
             return None
         self._opener.service.end_round()

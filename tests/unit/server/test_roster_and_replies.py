@@ -1,5 +1,7 @@
 """Who is chosen, and which replies can be used."""
 
+import time
+
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Error, Message, MessageType, MetricRecord, RecordDict
@@ -9,11 +11,16 @@ from hypothesis import strategies as st
 from tavit_flwr.config import FederationConfig, PhaseConfig, ScheduleConfig, TaskConfig, TavitConfig
 from tavit_flwr.errors import ConfigError, QuorumError
 from tavit_flwr.payloads import EVALUATE_METRICS, TRAIN_METRICS
+from tavit_flwr.server import waiting
 from tavit_flwr.server.aggregation import Weights
-from tavit_flwr.server.roster import Participant, check_cohort, enrol, select, wait_for_nodes
-from tavit_flwr.server.rounds import MOVED, SCORES, Round, sort_replies
+from tavit_flwr.server.enrolment import Participant
+from tavit_flwr.server.replies import MOVED, SCORES, sort_replies
+from tavit_flwr.server.roster import Roster
+from tavit_flwr.server.rounds import Round
 from tavit_flwr.server.schedule import RoundPlan
+from tavit_flwr.server.selection import check_cohort, select
 from tavit_flwr.server.sessions import EVALUATE, Session
+from tavit_flwr.server.waiting import wait_for_nodes
 from tavit_flwr.wire.records import Enrolment, parts_to_arrays
 
 
@@ -81,31 +88,64 @@ def test_another_seed_chooses_others():
 def test_the_order_of_the_nodes_does_not_change_the_choice():
     ways = set()
     for nodes in ([1, 2, 3, 4], [3, 1, 4, 2]):
-        grid = Answers({node: Enrolment(f"p{node}", "denoise", "natural", 5, 1) for node in nodes})
-        ways.add(tuple(names(select(enrol(grid, nodes, config()), round_plan(), 2, config()))))
+        _, _, everyone = gathered({node: Enrolment(f"p{node}", "denoise", "natural", 5, 1) for node in nodes})
+        ways.add(tuple(names(select(everyone, round_plan(), 2, config()))))
     assert len(ways) == 1
 
 
 class Answers:
-    """A grid whose nodes answer the enrolment with what they are given; None is silence."""
+    """A grid whose nodes answer the enrolment with what they are given; None is silence.
+
+    Attributes
+    ----------
+    answers : dict
+        Node to answer; may change between rounds, and a node that is not in it is not connected.
+    asked : list of int
+        Nodes in the order in which they were asked.
+    """
 
     def __init__(self, answers):
-        self.answers = answers
+        self.answers = dict(answers)
+        self.asked = []
+        self._open = {}
 
     def get_node_ids(self):
         return list(self.answers)
 
-    def send_and_receive(self, messages, *, timeout=None):
-        replies = []
+    def push_messages(self, messages):
+        ids = []
         for message in messages:
-            answer = self.answers[message.metadata.dst_node_id]
-            if isinstance(answer, Error):
-                replies.append(Message(error=answer, reply_to=message))
-            elif isinstance(answer, Enrolment):
-                replies.append(Message(content=RecordDict({"config": answer.to_record()}), reply_to=message))
-            elif answer is not None:
-                replies.append(Message(content=answer, reply_to=message))
+            self.asked.append(message.metadata.dst_node_id)
+            ids.append(f"message-{len(self.asked)}")
+            message.metadata.__dict__["_message_id"] = ids[-1]
+            self._open[ids[-1]] = message
+        return ids
+
+    def pull_messages(self, message_ids):
+        replies = []
+        for message_id in list(message_ids):
+            message = self._open[message_id]
+            answer = self.answers.get(message.metadata.dst_node_id)
+            if answer is not None:
+                del self._open[message_id]
+                replies.append(self._reply(message, answer))
         return replies
+
+    @staticmethod
+    def _reply(message, answer):
+        if isinstance(answer, Error):
+            return Message(error=answer, reply_to=message)
+        if isinstance(answer, Enrolment):
+            answer = RecordDict({"config": answer.to_record()})
+        return Message(content=answer, reply_to=message)
+
+
+def gathered(answers, **federation):
+    """A roster that has gathered these nodes, without long waits."""
+    settings = {"enrol_timeout_s": 0.05, "late_timeout_s": 0.05, "wait_for_nodes_s": 0.05} | federation
+    grid = Answers(answers)
+    roster = Roster(grid, config(**settings))
+    return grid, roster, roster.gather()
 
 
 @pytest.fixture(autouse=True)
@@ -115,31 +155,140 @@ def sender(monkeypatch):
 
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
+    monkeypatch.setattr(waiting, "SETTLE_S", 0.01)
 
 
 GOOD = Enrolment("p0001", "denoise", "natural", 5, 1)
 
 
 def test_nodes_that_cannot_take_part_are_named(caplog):
-    grid = Answers({1: GOOD, 2: None, 3: Error(1, "broken"), 4: RecordDict(), 5: Enrolment("p5", error="no images")})
-    assert names(enrol(grid, [1, 2, 3, 4, 5], config())) == ["p0001"]
+    answers = {1: GOOD, 2: None, 3: Error(1, "broken"), 4: RecordDict(), 5: Enrolment("p5", error="no images")}
+    assert names(gathered(answers)[2]) == ["p0001"]
     for text in ("node 2: no answer", "node 3: broken", "node 4", "node 5, client p5: no images"):
         assert text in caplog.text
     with pytest.raises(QuorumError, match="no images"):
-        enrol(grid, [2, 5], config())
+        gathered({2: None, 5: answers[5]})
     with pytest.raises(QuorumError):
-        enrol(grid, [1, 5], config(min_nodes=2))
+        gathered({1: GOOD, 5: answers[5]}, min_nodes=2)
 
 
 def test_two_nodes_of_one_name_are_refused():
     with pytest.raises(ConfigError, match=r"p0001.*state-dir"):
-        enrol(Answers({1: GOOD, 2: GOOD}), [1, 2], config())
+        gathered({1: GOOD, 2: GOOD})
 
 
 def test_too_few_nodes_are_not_waited_for_for_ever():
     with pytest.raises(QuorumError, match="min_nodes"):
-        wait_for_nodes(Answers({1: GOOD}), 2, 0.05, 0.01)
-    assert wait_for_nodes(Answers({2: GOOD, 1: GOOD}), 2, 5, 0.01) == [1, 2]
+        wait_for_nodes(Answers({1: GOOD}), 2, 0.05)
+    assert wait_for_nodes(Answers({2: GOOD, 1: GOOD}), 2, 5) == [1, 2]
+
+
+# Between rounds.
+
+OTHER = Enrolment("p0002", "denoise", "natural", 5, 1)
+
+
+def test_where_nothing_changes_nobody_is_asked_again():
+    grid, roster, everyone = gathered({1: GOOD, 2: OTHER, 3: Enrolment("p0003")})
+    assert roster.refresh() == roster.refresh() == everyone
+    assert grid.asked == [1, 2, 3]
+    assert roster.absent == []
+
+
+def test_a_node_that_comes_late_takes_part_in_the_next_round(caplog):
+    caplog.set_level("INFO", "flwr")
+    grid, roster, _ = gathered({1: GOOD})
+    grid.answers[7] = OTHER
+    assert names(roster.refresh()) == ["p0001", "p0002"]
+    assert "node 7, client p0002, task denoise: takes part from now on" in caplog.text
+
+
+def test_a_node_that_has_gone_is_skipped_and_asked_again_when_it_is_back(caplog):
+    caplog.set_level("INFO", "flwr")
+    grid, roster, _ = gathered({1: GOOD, 2: OTHER})
+    gone = grid.answers.pop(2)
+    assert names(roster.refresh()) == ["p0001"]
+    assert roster.absent == ["node 2, client p0002, task denoise: not connected"]
+    grid.answers[2] = gone
+    assert names(roster.refresh()) == ["p0001", "p0002"]
+    assert grid.asked == [1, 2, 2]
+    assert roster.absent == []
+    assert caplog.text.count("from now on") == 1
+
+
+def test_a_lost_node_has_to_answer_before_it_takes_part_and_is_waited_for_once():
+    grid, roster, _ = gathered({1: GOOD, 2: OTHER}, late_timeout_s=0.3)
+    grid.answers[2] = None  # still listed as connected, as Flower does for up to a minute
+    roster.doubt({2})
+    began = time.monotonic()
+    assert names(roster.refresh()) == ["p0001"]
+    assert time.monotonic() - began > 0.29
+    assert roster.absent == ["node 2, client p0002, task denoise: no answer since the last round"]
+    began = time.monotonic()
+    assert names(roster.refresh()) == ["p0001"]
+    assert time.monotonic() - began < 0.25
+    grid.answers[2] = OTHER  # the answer comes after all
+    assert names(roster.refresh()) == ["p0001", "p0002"]
+    assert grid.asked == [1, 2, 2]
+
+
+def test_a_restarted_node_with_a_new_number_takes_the_old_one_s_place(caplog):
+    grid, roster, _ = gathered({1: GOOD, 2: OTHER})
+    grid.answers |= {2: None, 9: OTHER}
+    assert [(one.client, one.node_id) for one in roster.refresh()] == [("p0001", 1), ("p0002", 9)]
+    assert roster.absent == []
+    grid.answers.pop(2)
+    assert [one.node_id for one in roster.refresh()] == [1, 9]
+
+
+def test_a_second_node_of_one_name_that_comes_late_is_left_out(caplog):
+    grid, roster, _ = gathered({1: GOOD, 2: OTHER})
+    grid.answers[9] = OTHER
+    assert [one.node_id for one in roster.refresh()] == [1, 2]
+    assert [one.node_id for one in roster.refresh()] == [1, 2]
+    assert "node 9, client p0002" in caplog.text
+    assert "state-dir" in caplog.text
+
+
+def test_a_node_that_was_refused_takes_part_once_it_is_mended_and_is_reported_once(caplog):
+    broken = Enrolment("p0002", error="no images")
+    grid, roster, _ = gathered({1: GOOD, 2: broken})
+    for _ in range(3):
+        assert names(roster.refresh()) == ["p0001"]
+    assert caplog.text.count("no images") == 1
+    grid.answers[2] = OTHER
+    roster.refresh()
+    assert names(roster.refresh()) == ["p0001", "p0002"]
+
+
+def test_when_nobody_is_left_the_run_waits_and_then_ends():
+    grid, roster, _ = gathered({1: GOOD})
+    grid.answers.clear()
+    with pytest.raises(QuorumError, match="resume=true"):
+        roster.refresh()
+
+
+def test_the_superlink_may_answer_for_a_node_that_it_has_given_up(caplog):
+    opened = Round()
+    (one,) = people(1)
+    opened.sessions[one.node_id] = (one, Session(one.client, one.task, None, "joint", 5))
+    asked = Message(content=RecordDict(), message_type=MessageType.TRAIN, dst_node_id=one.node_id)
+    asked.metadata.__dict__["_message_id"] = "asked"
+    opened.messages.append(asked)
+    reply = Message(error=Error(5, "Error: Node Unavailable"), reply_to=asked)
+    reply.metadata.__dict__["_src_node_id"] = 1
+    assert sort_replies(opened, [reply], WEIGHTS, MOVED) == []
+    assert opened.problems == ["node 100, client p0000, task denoise, joint: Error: Node Unavailable"]
+    assert opened.lost == {100}
+
+
+def test_an_error_of_a_node_s_own_does_not_put_it_in_doubt():
+    opened = Round()
+    (one,) = people(1)
+    opened.sessions[one.node_id] = (one, Session(one.client, one.task, None, "joint", 5))
+    asked = Message(content=RecordDict(), message_type=MessageType.TRAIN, dst_node_id=one.node_id)
+    sort_replies(opened, [Message(error=Error(1001, "ModelError"), reply_to=asked)], WEIGHTS, MOVED)
+    assert opened.lost == set()
 
 
 def test_cohorts_that_cannot_run_at_once(caplog):

@@ -13,9 +13,10 @@ from tavit_flwr.errors import CheckpointError
 from tavit_flwr.payloads import EVALUATE_METRICS
 from tavit_flwr.server import checkpoint as module
 from tavit_flwr.server.checkpoint import Checkpoint, RunState, check_same_experiment, latest, save
+from tavit_flwr.server.enrolment import Participant
+from tavit_flwr.server.replies import Reply
 from tavit_flwr.server.report import Report, table
-from tavit_flwr.server.roster import Participant
-from tavit_flwr.server.rounds import Reply, Round
+from tavit_flwr.server.rounds import Round
 from tavit_flwr.server.schedule import RoundPlan, plan
 from tavit_flwr.wire.records import Enrolment
 

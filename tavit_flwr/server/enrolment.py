@@ -1,0 +1,68 @@
+"""Ask a node who it is, and read its answer."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+
+from tavit_flwr.config import TavitConfig, to_json
+from tavit_flwr.errors import ProtocolError
+from tavit_flwr.wire.records import CONFIG, Enrolment
+
+logger = logging.getLogger("flwr")
+
+
+@dataclass(frozen=True)
+class Participant:
+    """A node that enrolled."""
+
+    node_id: int
+    enrolment: Enrolment
+
+    @property
+    def client(self) -> str:
+        """Stable name of the client."""
+        return self.enrolment.client
+
+    @property
+    def task(self) -> str:
+        """What it trains."""
+        return self.enrolment.task
+
+
+def question(node: int, config: TavitConfig) -> Message:
+    """Ask a node who it is in this experiment."""
+    order = ConfigRecord({"config": to_json(config)})
+    return Message(content=RecordDict({CONFIG: order}), message_type=MessageType.QUERY, dst_node_id=node)
+
+
+def read_answer(node: int, reply: Message, config: TavitConfig) -> Participant | str:
+    """Read what a node answered.
+
+    Returns
+    -------
+    Participant or str
+        Or else why it is left out, in words that name it; the empty string where the experiment has no place for it.
+    """
+    if reply.has_error():
+        return f"node {node}: {reply.error.reason}"
+    try:
+        enrolment = Enrolment.from_record(reply.content.config_records[CONFIG])
+    except (ProtocolError, KeyError) as error:
+        return f"node {node}: {error}"
+    problem = enrolment.error or (_misfit(enrolment, config) if enrolment.task else "")
+    if problem:
+        return f"node {node}, client {enrolment.client}: {problem}"
+    if enrolment.task:
+        return Participant(node, enrolment)
+    logger.info("node %s (%s) has no place in this experiment and idles", node, enrolment.client)
+    return ""
+
+
+def _misfit(enrolment: Enrolment, config: TavitConfig) -> str:
+    task = config.tasks.get(enrolment.task)
+    if task is None:
+        return f"expected a task among {sorted(config.tasks)}; received {enrolment.task!r}"
+    return "" if enrolment.body == task.body else f"expected body {task.body!r}; received {enrolment.body!r}"

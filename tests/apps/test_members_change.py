@@ -1,0 +1,123 @@
+"""Clients come late, go, and come back between the rounds of one run."""
+
+import json
+import logging
+
+import pytest
+
+from tavit_flwr.errors import QuorumError
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def trained(out):
+    """Round to the clients that it trained."""
+    found = {}
+    for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()):
+        if line["event"] == "train":
+            found.setdefault(line["round"], set()).update(line["clients"])
+    return found
+
+
+def left_out(out, number):
+    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    return next(line["left_out"] for line in lines if line["event"] == "train" and line["round"] == number)
+
+
+def is_train(message):
+    return message.metadata.message_type.startswith("train")
+
+
+@pytest.fixture
+def three(tiny, make_phases):
+    def make(*kinds, rounds=1):
+        return tiny("clients=[denoise,deblock,denoise]", make_phases(*kinds, rounds=rounds), "federation.quorum=0.3")
+
+    return make
+
+
+class Door:
+    """Opens and shuts a node of a grid when another node answers its n-th `train` order."""
+
+    def __init__(self, grid, node):
+        self.grid, self.node = grid, node
+        self.context = grid.contexts[node]
+        self.rounds = 0
+        self.plan = {}
+        grid.twists[0] = self
+
+    def __call__(self, message, reply):
+        if is_train(message):
+            self.rounds += 1
+            if self.plan.get(self.rounds) == "open":
+                self.grid.contexts[self.node] = self.context
+            elif self.plan.get(self.rounds) == "shut":
+                self.grid.contexts.pop(self.node)
+        return reply
+
+
+def test_a_late_client_takes_part_from_the_next_round_on(fake_grid, three, tmp_path, run, caplog):
+    caplog.set_level(logging.INFO, "flwr")
+    grid = fake_grid(3)
+    door = Door(grid, 102)
+    door.plan = {1: "open"}
+    del grid.contexts[102]
+    checkpoint = run(three("task-specific", "task-agnostic", "joint"), tmp_path / "out", grid)
+    assert trained(tmp_path / "out") == {
+        1: {"p0000", "p0001"}, 2: {"p0000", "p0001", "p0002"}, 3: {"p0000", "p0001", "p0002"},
+    }  # fmt: skip
+    assert "client p0002, task denoise: takes part from now on" in caplog.text
+    assert checkpoint.state.versions == {"p0000": 3, "p0001": 3, "p0002": 3}
+    assert "fresh moments" not in caplog.text  # it had none to lose
+
+
+def test_a_client_that_goes_is_named_and_one_that_comes_back_goes_on_with_its_moments(
+    fake_grid, three, tmp_path, run, caplog
+):
+    grid = fake_grid(3)
+    door = Door(grid, 102)
+    door.plan = {1: "shut", 2: "open"}
+    run(three("joint", rounds=3), tmp_path / "out", grid)
+    assert trained(tmp_path / "out") == {
+        1: {"p0000", "p0001", "p0002"}, 2: {"p0000", "p0001"}, 3: {"p0000", "p0001", "p0002"},
+    }  # fmt: skip
+    assert left_out(tmp_path / "out", 2) == ["node 102, client p0002, task denoise: not connected"]
+    assert left_out(tmp_path / "out", 3) == []
+    orders = [m.content["config"]["version"] for m in grid.asked if is_train(m) and m.metadata.dst_node_id == 102]
+    assert orders == [0, 1]
+    assert "fresh moments" not in caplog.text
+
+
+def test_a_client_whose_store_is_lost_says_so_and_goes_on(fake_grid, three, tmp_path, run, caplog):
+    """It begins with the averaged weights of its task and with fresh moments."""
+    grid = fake_grid(3)
+
+    def lose(message, reply):
+        if is_train(message):
+            for path in list((tmp_path / "state").rglob("moments-*.safetensors")):
+                if str(path) == grid.contexts[101].state["tavit"]["moments"]:
+                    path.unlink()
+        return reply
+
+    grid.twists[1] = lose
+    run(three("task-specific", rounds=2), tmp_path / "out", grid)
+    assert trained(tmp_path / "out")[2] == {"p0000", "p0001", "p0002"}
+    fresh = {}
+    for message in grid.answered:
+        metrics = message.content.metric_records.get("metrics", {})
+        if "fresh-moments" in metrics:
+            fresh.setdefault(message.metadata.src_node_id, []).append(metrics["fresh-moments"])
+    assert fresh == {100: [0.0, 0.0], 101: [0.0, 1.0], 102: [0.0, 0.0]}
+    assert "lost their private store and started with fresh moments: p0001" in caplog.text
+    assert "client p0001, task deblock, cycle 1, task-specific, round 2: no moments of round 1" in caplog.text
+
+
+def test_when_all_have_gone_the_run_ends_and_can_be_resumed(fake_grid, three, tmp_path, run):
+    grid = fake_grid(1)
+    door = Door(grid, 100)
+    door.plan = {1: "shut"}
+    config = three("task-specific", rounds=2)
+    with pytest.raises(QuorumError, match="resume=true"):
+        run(config, tmp_path / "out", grid)
+    checkpoint = run(config, tmp_path / "out", fake_grid(1), resume=True)
+    assert checkpoint.state.round == 2
