@@ -14,8 +14,9 @@ from tavit_flwr.client.node import client_name, identify, slots
 from tavit_flwr.client.training import train
 from tavit_flwr.client.workshop import Workshop
 from tavit_flwr.config import from_json
+from tavit_flwr.data import labels_of
 from tavit_flwr.errors import ProtocolError, TavitError
-from tavit_flwr.payloads import EVALUATE_METRICS, TRAIN_METRICS
+from tavit_flwr.payloads import EVALUATE_METRICS, TRAIN_METRICS, set_metrics
 from tavit_flwr.wire.records import ARRAYS, CONFIG, METRICS, Enrolment, Order, metrics_record
 
 logger = logging.getLogger("flwr")
@@ -92,7 +93,8 @@ def on_evaluate(message: Message, context: Context) -> Message:
     """Restore and score held-out images."""
     order, workshop = _order(message, context)
     metrics = evaluate(workshop, order, message.content.array_records[ARRAYS])
-    return Message(content=RecordDict({METRICS: metrics_record(metrics, EVALUATE_METRICS)}), reply_to=message)
+    allowed = EVALUATE_METRICS | set_metrics(labels_of(workshop.config, workshop.node.task))
+    return Message(content=RecordDict({METRICS: metrics_record(metrics, allowed)}), reply_to=message)
 
 
 def _order(message: Message, context: Context) -> tuple[Order, Workshop]:

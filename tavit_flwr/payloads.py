@@ -2,13 +2,14 @@
 
 Images, labels, skips, time embeddings and paths have no place here, so there is no way to send them. The four tensors
 of the cut travel as the dataclasses below; everything else that leaves a client is named in `ENROLMENT_FIELDS`,
-`TRAIN_METRICS` or `EVALUATE_METRICS`, and heads and tails travel as named in `PART_PREFIXES`.
+`TRAIN_METRICS`, `EVALUATE_METRICS` or `set_metrics`, and heads and tails travel as named in `PART_PREFIXES`.
 
 Shapes: B batch, D embedding, G grid side (height and width may differ).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -88,8 +89,18 @@ TRAIN_METRICS = frozenset(
     | {"compute-s", "wait-s", "wall-s"}
 )
 
+#: Numbers of an evaluation that are told for each set of held-out images too.
+SET_METRICS = frozenset({"psnr-db", "ssim", "input-psnr-db", "input-ssim", "psnr-y-db", "ssim-y", "images"})
+
 #: Numbers that a node reports after evaluation.
-EVALUATE_METRICS = frozenset(
-    {"psnr-db", "ssim", "input-psnr-db", "input-ssim", "psnr-y-db", "ssim-y"}
-    | {"images", "windows", "bytes-up", "bytes-down", "wall-s"}
-)
+EVALUATE_METRICS = SET_METRICS | {"windows", "bytes-up", "bytes-down", "wall-s"}
+
+
+def set_metric(name: str, label: str) -> str:
+    """Name a metric of one set of held-out images; labels come from the server's configuration."""
+    return f"{name}@{label}"
+
+
+def set_metrics(labels: Iterable[str]) -> frozenset[str]:
+    """All `SET_METRICS` of all sets."""
+    return frozenset(set_metric(name, label) for label in labels for name in SET_METRICS)

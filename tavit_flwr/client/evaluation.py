@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor
 
 from tavit_flwr.client.store import PrivateStore
 from tavit_flwr.client.workshop import Workshop
-from tavit_flwr.data import held_out_pairs
+from tavit_flwr.data import held_out_pairs, labels_of
 from tavit_flwr.errors import DataError
 from tavit_flwr.models import Head, Tail
-from tavit_flwr.payloads import Features, Smashed
+from tavit_flwr.payloads import Features, Smashed, set_metric
 from tavit_flwr.restoration import psnr_db, restore_tiled, ssim
 from tavit_flwr.restoration.metrics import Channel
 from tavit_flwr.split.client_side import head_forward, tail_restore
@@ -69,7 +70,7 @@ def evaluate(workshop: Workshop, order: Order, arrays: ArrayRecord) -> dict[str,
     -------
     dict
         Means over images of PSNR (dB) and SSIM, RGB as the paper reports them and Y as deraining papers do, of the
-        restored and of the degraded image.
+        restored and of the degraded image; the same of each set of images, where there are several.
 
     Raises
     ------
@@ -80,28 +81,42 @@ def evaluate(workshop: Workshop, order: Order, arrays: ArrayRecord) -> dict[str,
     head, tail = workshop.parts(arrays)
     settings = workshop.config.evaluation
     rows: list[dict[str, float]] = []
+    labels: list[str] = []
     with workshop.stream(order) as stream:
         restorer = SplitRestorer(head, tail, stream)
         for pair in held_out_pairs(
-            workshop.data.held_out, workshop.degrade, seed=workshop.config.seed, task=workshop.node.task
-        ):
+            workshop.data.held_out, workshop.degrade, seed=workshop.config.seed, task=workshop.node.task,
+            test_sets=workshop.config.tasks[workshop.node.task].test_sets, every_variant=settings.every_variant,
+        ):  # fmt: skip
             restored = restore_tiled(
                 pair.degraded_CHW, restorer, workshop.config.data.crop, settings.stride, settings.batch_size
             )
             rows.append(score(pair.degraded_CHW, restored, pair.clean_CHW))
+            labels.append(pair.label)
             if order.pictures and len(rows) == 1:
                 folder = PrivateStore(workshop.node.state_dir, order.run_key, workshop.node.client).folder
                 path = folder / "pictures" / f"{workshop.node.task}-{workshop.node.client}.png"
                 _try_picture(path, [pair.degraded_CHW, restored, pair.clean_CHW])
         stream.finish(restorer.batches)
-    means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-    return means | {
-        "images": len(rows),
+    return scores_by_set(rows, labels, labels_of(workshop.config, workshop.node.task)) | {
         "windows": restorer.windows,
         "bytes-up": stream.ledger.total("up"),
         "bytes-down": stream.ledger.total("down"),
         "wall-s": time.monotonic() - began,
     }
+
+
+def scores_by_set(rows: Sequence[Mapping[str, float]], labels: Sequence[str], known: Sequence[str]) -> dict[str, float]:
+    """Mean of the scores of all images, and of each known set that has any."""
+
+    def mean(chosen: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        return {key: sum(row[key] for row in chosen) / len(chosen) for key in chosen[0]} | {"images": len(chosen)}
+
+    scores = mean(rows)
+    for label in known:
+        if own := [row for row, its in zip(rows, labels, strict=True) if its == label]:
+            scores |= {set_metric(key, label): value for key, value in mean(own).items()}
+    return scores
 
 
 def score(degraded_CHW: Tensor, restored_CHW: Tensor, clean_CHW: Tensor) -> dict[str, float]:

@@ -59,6 +59,7 @@ class Workshop:
             held_out=data.held_out,
             halve_jpeg=data.halve_jpeg,
             crop=data.crop,
+            test_sets=task.test_sets,
             window_hu=(data.window_hu[0], data.window_hu[1]),
             seed=config.seed,
             task=node.task,

@@ -16,6 +16,7 @@ class TaskConfig:
     source: str | None = None  # None: as under data, also for the folders
     folder: str | None = None
     evaluation_folder: str | None = None
+    test_sets: list[str] = field(default_factory=list)  # folders in it that are scored each for itself
 
 
 @dataclass
@@ -113,6 +114,7 @@ class EvaluationConfig:
 
     stride: int = 16
     batch_size: int = 32
+    every_variant: bool = False  # restore each image under every setting of its degradation
     pictures: bool = True
 
 

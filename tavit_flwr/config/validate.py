@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from tavit_flwr.config.choices import nearest, one_of
 from tavit_flwr.config.schema import TavitConfig
-from tavit_flwr.config.sources import SOURCES, check_images
+from tavit_flwr.config.sources import SOURCES, check_images, images_of
 from tavit_flwr.errors import ConfigError
 
 _CHOICES = {
@@ -94,6 +94,13 @@ def validate(config: TavitConfig) -> None:
         )  # fmt: skip
     if not config.schedule.phases:
         raise ConfigError("at least one phase", "none", "configuration key 'schedule.phases'")
+    for name in config.tasks:
+        where, test_sets = f"configuration key 'tasks.{name}.test_sets'", config.tasks[name].test_sets
+        if test_sets and images_of(config, name).evaluation_folder is None:
+            raise ConfigError("an evaluation folder that holds the sets", "none", where)
+        for test_set in test_sets:
+            if not _NAME.match(test_set):
+                raise ConfigError("names of folders in [a-z0-9_-], at most 32 long", repr(test_set), where)
     if not config.clients:
         raise ConfigError("at least one client", "none", "configuration key 'clients'", "name a task per client")
     check_images(config)

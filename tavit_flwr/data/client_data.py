@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
@@ -13,6 +14,7 @@ from tavit_flwr.data.images import ImageSet, LazyImages
 from tavit_flwr.data.pairs import paired_folder
 from tavit_flwr.data.partition import client_shard, split_held_out
 from tavit_flwr.data.photographs import HELD_OUT_PHOTOGRAPHS, TRAINING_PHOTOGRAPHS, bundled_photographs
+from tavit_flwr.data.scored_sets import only_test_sets
 from tavit_flwr.data.voc import voc_sbd
 from tavit_flwr.errors import ConfigError, DataError
 
@@ -37,6 +39,7 @@ def load_client_data(
     task: str,
     shard: int,
     num_shards: int,
+    test_sets: Sequence[str] = (),
     window_hu: tuple[float, float] = SOFT_TISSUE_HU,
 ) -> ClientData:
     """Find a client's images; they are opened later, when they are used.
@@ -63,6 +66,8 @@ def load_client_data(
         The task's name.
     shard, num_shards : int
         Which of how many clients of this task share these images.
+    test_sets : sequence of str
+        Folders of the evaluation folder whose images are held out; all images where none is named.
     window_hu : tuple of float
         See `tavit_flwr.data.dicom.dicom_pairs`.
 
@@ -86,7 +91,8 @@ def load_client_data(
     if evaluation_folder is not None:
         train_names = TRAINING_PHOTOGRAPHS if source == "bundled" else images.names
         kind: Source = source if source in PAIRED else "folder"
-        aside = _images(kind, evaluation_folder, halve_jpeg=halve_jpeg, crop=crop, window_hu=window_hu)
+        found = _images(kind, evaluation_folder, halve_jpeg=halve_jpeg, crop=crop, window_hu=window_hu)
+        aside = only_test_sets(found, test_sets, f"folder {evaluation_folder}")
     else:
         train_names, held_out_names = _split(source, images, held_out, seed=seed)
         aside = images.only(held_out_names)

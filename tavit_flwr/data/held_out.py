@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from tavit_flwr.data.images import ImageSet, Sample, unit_range
+from tavit_flwr.data.scored_sets import label_of, set_of
 from tavit_flwr.degrade import Degrade
 from tavit_flwr.errors import DataError
 from tavit_flwr.seeding import generator
@@ -21,23 +23,31 @@ class HeldOut:
     ----------
     name : str
         The photograph.
-    variant : str
-        Which setting of the degradation it has (``q10``, ``heavy``), empty where there is one only, and for pairs.
+    label : str
+        The set that it is scored in: its test set and the setting of the degradation (``q10``, ``heavy``), as far as
+        there are any.
     degraded_CHW, clean_CHW : Tensor
         Float32 in [-1, 1], of equal size.
     """
 
     name: str
-    variant: str
+    label: str
     degraded_CHW: Tensor
     clean_CHW: Tensor
 
 
-def held_out_pairs(images: ImageSet, degrade: Degrade | None, *, seed: int, task: str) -> Iterator[HeldOut]:
+def held_out_pairs(
+    images: ImageSet,
+    degrade: Degrade | None,
+    *,
+    seed: int,
+    task: str,
+    test_sets: Sequence[str] = (),
+    every_variant: bool = False,
+) -> Iterator[HeldOut]:
     """Give each held-out image with its degraded version.
 
-    The draws depend on seed, task and position alone. Variants of the degradation take turns over the images, so
-    that each appears where there are at least as many images as variants.
+    The draws depend on seed, task and position alone.
 
     Parameters
     ----------
@@ -49,6 +59,11 @@ def held_out_pairs(images: ImageSet, degrade: Degrade | None, *, seed: int, task
         The run's seed.
     task : str
         The task's name.
+    test_sets : sequence of str
+        First folders of the images' names that go into their labels.
+    every_variant : bool
+        Give each image once for each variant of the degradation. Otherwise the variants take turns over the images,
+        so that each appears where there are at least as many images as variants.
 
     Raises
     ------
@@ -56,15 +71,18 @@ def held_out_pairs(images: ImageSet, degrade: Degrade | None, *, seed: int, task
         An image cannot be used, or is no pair although there is no degradation.
     """
     for index in range(len(images)):
-        yield _one(images.load(index), degrade, index, seed=seed, task=task)
+        sample = images.load(index)
+        test_set = set_of(sample.name, test_sets)
+        count = 1 if degrade is None else len(degrade.variants)
+        for variant in range(count) if every_variant else [index % count]:
+            yield _one(sample, degrade, variant, test_set, generator(seed, "held-out", task, index))
 
 
-def _one(sample: Sample, degrade: Degrade | None, index: int, *, seed: int, task: str) -> HeldOut:
+def _one(sample: Sample, degrade: Degrade | None, variant: int, test_set: str, draws: torch.Generator) -> HeldOut:
     clean_CHW = unit_range(sample.clean_CHW)
     if sample.degraded_CHW is not None:
-        return HeldOut(sample.name, "", unit_range(sample.degraded_CHW) * 2 - 1, clean_CHW * 2 - 1)
+        return HeldOut(sample.name, test_set, unit_range(sample.degraded_CHW) * 2 - 1, clean_CHW * 2 - 1)
     if degrade is None:
         raise DataError("a pair, as the task has no degradation", "one image", sample.name, "use data.source=paired")
-    variant = index % len(degrade.variants)
-    degraded_CHW = degrade(clean_CHW[None], generator(seed, "held-out", task, index), [variant])[0]
-    return HeldOut(sample.name, degrade.variants[variant], degraded_CHW * 2 - 1, clean_CHW * 2 - 1)
+    degraded_CHW = degrade(clean_CHW[None], draws, [variant])[0]
+    return HeldOut(sample.name, label_of(test_set, degrade.variants[variant]), degraded_CHW * 2 - 1, clean_CHW * 2 - 1)

@@ -11,7 +11,7 @@ from typing import Any
 from flwr.app import ArrayRecord, Message
 
 from tavit_flwr.errors import ProtocolError, QuorumError
-from tavit_flwr.payloads import EVALUATE_METRICS, TRAIN_METRICS
+from tavit_flwr.payloads import EVALUATE_METRICS, TRAIN_METRICS, set_metric, set_metrics
 from tavit_flwr.server.aggregation import ClientWeights, Weights, check_state
 from tavit_flwr.server.enrolment import Participant
 from tavit_flwr.server.rounds import Round
@@ -93,11 +93,14 @@ def _read(
 ) -> Reply:
     content: Any = message.content
     metrics = {name: _number(name, value, who) for name, value in content[METRICS].items()}
-    if set(metrics) != kind.metrics:
-        missing, unknown = sorted(kind.metrics - set(metrics)), sorted(set(metrics) - kind.metrics)
+    told = [one for one in opened.labels.get(participant.task, ()) if set_metric("images", one) in metrics]
+    expected = kind.metrics | set_metrics(told)
+    if set(metrics) != expected:
+        missing, unknown = sorted(expected - set(metrics)), sorted(set(metrics) - expected)
         raise ProtocolError("all the known metrics and no other", f"missing {missing}, unknown {unknown}", who)
-    if metrics[kind.counted] <= 0:
-        raise ProtocolError(f"'{kind.counted}' above zero", str(metrics[kind.counted]), who)
+    for counted in (kind.counted, *(set_metric("images", one) for one in told)):
+        if metrics[counted] <= 0:
+            raise ProtocolError(f"'{counted}' above zero", str(metrics[counted]), who)
     if not kind.weights:
         return Reply(participant, metrics, None)
     arrays: ArrayRecord = content[ARRAYS]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tavit_flwr.files import write_json
+from tavit_flwr.payloads import set_metric
 from tavit_flwr.server.replies import Reply
 from tavit_flwr.server.rounds import Round
 from tavit_flwr.server.schedule import RoundPlan
@@ -82,20 +83,24 @@ class Report:
         self.count({"bytes_up": up, "bytes_down": down})
         psnr_db = {}
         for task, replies in _by_task(usable).items():
-            images = sum(reply.metrics["images"] for reply in replies)
             line: dict[str, Any] = {
                 "event": "evaluate", "round": plan.index, "cycle": plan.half_cycle, "phase": plan.phase,
-                "task": task, "images": int(images), "left_out": opened.problems,
+                "task": task, "images": _images(replies, ""), "left_out": opened.problems,
             }  # fmt: skip
-            for key in _SCORES:
-                mean = sum(reply.metrics[key] * reply.metrics["images"] for reply in replies) / images
-                line[key.replace("-", "_")] = mean
+            line |= _means(replies, "")
+            line["sets"] = {
+                label: {"images": _images(replies, label), **_means(replies, label)}
+                for label in opened.labels.get(task, ())
+                if _images(replies, label)
+            }
             psnr_db[task] = line["psnr_db"]
             self._add(line)
             logger.info(
                 "\t%-10s PSNR %.2f dB (input %.2f), SSIM %.4f (input %.4f)",
                 task, line["psnr_db"], line["input_psnr_db"], line["ssim"], line["input_ssim"],
             )  # fmt: skip
+            for label, scores in line["sets"].items():
+                logger.info("\t  %-8s PSNR %.2f dB (input %.2f)", label, scores["psnr_db"], scores["input_psnr_db"])
         return psnr_db
 
     def results(self, config: dict[str, Any], rounds: int) -> Path:
@@ -106,7 +111,8 @@ class Report:
                 continue
             before = tasks.get(line["task"], {}).get("before", {"psnr_db": line["psnr_db"], "ssim": line["ssim"]})
             scores = {key.replace("-", "_"): line[key.replace("-", "_")] for key in _SCORES}
-            tasks[line["task"]] = {**scores, "images": line["images"], "before": before}
+            sets = line.get("sets", {})
+            tasks[line["task"]] = {**scores, "images": line["images"], "sets": sets, "before": before}
         totals = {name: value if name == "wall_s" else int(value) for name, value in self._totals.items()}
         path = self._folder / "results.json"
         write_json(path, {"tasks": tasks, **totals, "rounds": rounds, "config": config})
@@ -134,6 +140,26 @@ def table(history: Sequence[dict[str, Any]]) -> str:
             f"{last['psnr_db']:>9.2f}{gain:>+14.2f} dB"
         )
     return "\n".join(rows)
+
+
+def _metric(name: str, label: str) -> str:
+    return set_metric(name, label) if label else name
+
+
+def _images(replies: Sequence[Reply], label: str) -> int:
+    """How many images were scored, in all or in one set."""
+    return int(sum(reply.metrics.get(_metric("images", label), 0) for reply in replies))
+
+
+def _means(replies: Sequence[Reply], label: str) -> dict[str, float]:
+    """Scores over all images of a task or of one set, whoever restored them."""
+    own = [reply.metrics for reply in replies if _metric("images", label) in reply.metrics]
+    counts = [metrics[_metric("images", label)] for metrics in own]
+    means = {}
+    for key in _SCORES:
+        total = sum(metrics[_metric(key, label)] * count for metrics, count in zip(own, counts, strict=True))
+        means[key.replace("-", "_")] = total / sum(counts)
+    return means
 
 
 def _by_task(replies: Sequence[Reply]) -> dict[str, list[Reply]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from flwr.app import Message, MessageType
 
 from tavit_flwr.config import TavitConfig
+from tavit_flwr.data import labels_of
 from tavit_flwr.server.aggregation import Weights
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.body_service import BodyService
@@ -41,6 +42,8 @@ class Round:
         Nodes that did not answer for themselves: silent, or given up by the SuperLink.
     ended : dict
         Node id to the time at which its session was first seen to have ended early.
+    labels : dict
+        Task to the sets of held-out images that its scores may be told apart by.
     """
 
     sessions: dict[int, tuple[Participant, Session]] = field(default_factory=dict)
@@ -51,6 +54,7 @@ class Round:
     messages: list[Message] = field(default_factory=list)
     lost: set[int] = field(default_factory=set)
     ended: dict[int, float] = field(default_factory=dict)
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def sender(self, reply: Message) -> int:
         """The node that was asked; the SuperLink answers in its own name for a node that it has given up."""
@@ -136,7 +140,7 @@ class RoundOpener:
         self, plan: RoundPlan, participants: Sequence[Participant], weights: Weights, *, pictures: bool
     ) -> tuple[Round, list[Message]]:
         """Open one evaluation session per client that holds images out (see `evaluators`)."""
-        opened = Round()
+        opened = Round(labels={task: labels_of(self.config, task) for task in self.config.tasks})
         for host in self.hosts.values():
             host.begin_phase(moves=False)
         messages = []

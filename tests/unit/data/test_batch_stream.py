@@ -174,7 +174,7 @@ def test_a_sample_of_wrong_type_shape_or_unequal_sizes_is_refused(images):
 def test_held_out_pairs_are_whole_equal_each_time_and_take_variants_in_turn():
     degrade = degradation("jpeg", {"qualities": [5, 90]})
     first, again = (list(held_out_pairs(_images(), degrade, seed=0, task="deblock")) for _ in range(2))
-    assert [pair.variant for pair in first] == ["q5", "q90", "q5"]
+    assert [pair.label for pair in first] == ["q5", "q90", "q5"]
     assert [pair.name for pair in first] == ["image0", "image1", "image2"]
     assert [tuple(pair.clean_CHW.shape[1:]) for pair in first] == [(20, 30), (16, 16), (40, 18)]
     for index, (a, b) in enumerate(zip(first, again, strict=True)):

@@ -212,7 +212,7 @@ def test_the_results_are_the_last_scores_with_the_first_beside_them(tmp_path):
     assert results["config"] == {"seed": 1}
     assert results["tasks"]["denoise"] == {
         "psnr_db": pytest.approx(29.0), "ssim": pytest.approx(0.29), "input_psnr_db": 20.0, "input_ssim": 0.5,
-        "psnr_y_db": 1.0, "ssim_y": 1.0, "images": 4, "before": {"psnr_db": 21.0, "ssim": 0.21},
+        "psnr_y_db": 1.0, "ssim_y": 1.0, "images": 4, "sets": {}, "before": {"psnr_db": 21.0, "ssim": 0.21},
     }  # fmt: skip
     assert results["tasks"]["deblock"]["psnr_db"] == 25.0
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
