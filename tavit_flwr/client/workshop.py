@@ -11,6 +11,7 @@ from tavit_flwr.client.node import Node, task_of, threads
 from tavit_flwr.config import TavitConfig, images_of
 from tavit_flwr.data import ClientData, load_client_data
 from tavit_flwr.degrade import Degrade, degradation
+from tavit_flwr.errors import SessionError
 from tavit_flwr.models import Head, Preset, Tail, build_head, build_tail, preset
 from tavit_flwr.split.devices import choose_device
 from tavit_flwr.wire.frames import Limits
@@ -85,8 +86,17 @@ class Workshop:
 
         The client waits twice as long as the server: while a cohort waits for a late member, the punctual ones must
         not give up.
+
+        Raises
+        ------
+        SessionError
+            When the order brings no certificate though the configuration does not allow to go without TLS.
         """
         wire = self.config.wire
+        if not order.certificate_pem and not wire.insecure:
+            raise SessionError(
+                "a certificate of the body service", "none", self.where(order), "wire.insecure=true goes without TLS"
+            )
         return StreamClient(
             order.address,
             order.token,

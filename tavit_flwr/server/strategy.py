@@ -122,6 +122,8 @@ class TAViT(Strategy):
                 service, self._hosts, self.config, to_json(self.config), self.state.run_key, step_shape(self.config)
             )
             logger.info("body service at %s, %s", service.address, "TLS" if service.certificate else "NO TLS")
+            if service.certificate is None:
+                logger.warning("wire.insecure: tokens, features and gradients travel readable; anyone may listen in")
             patient = PatientGrid(grid, self._hopeless)
             self._roster = Roster(patient, self.config)
             self._take_in(self._roster.gather())

@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, Message
 
 from tavit_flwr import client_app
 from tavit_flwr.errors import ConfigError, ModelError, ProtocolError, QuorumError
+from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.checkpoint import latest
 from tavit_flwr.server.initial import initial_arrays, initial_weights
 from tavit_flwr.server.strategy import TAViT
@@ -336,3 +337,21 @@ def test_arrays_of_another_preset_are_refused(fake_grid, tiny, tmp_path):
 def test_a_relative_output_folder_is_refused(tiny, tmp_path):
     with pytest.raises(ConfigError, match="absolute"):
         TAViT(tiny(), Path("out"))
+
+
+def test_without_tls_the_server_warns_at_every_start(fake_grid, tiny, tmp_path, run, make_phases, caplog):
+    config = tiny(make_phases("task-specific"), "wire.insecure=true", "clients=[denoise]")
+    run(config, tmp_path / "out", fake_grid(1))
+    warned = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert any("wire.insecure" in record.getMessage() for record in warned)
+    run(tiny(make_phases("task-specific"), "clients=[denoise]"), tmp_path / "other", fake_grid(1))
+    assert caplog.text.count("wire.insecure") == 1
+
+
+def test_no_client_goes_without_tls_because_an_order_says_so(fake_grid, tiny, tmp_path, run, make_phases, monkeypatch):
+    """Whoever can change an order cannot switch TLS off with it: the configuration must agree."""
+    monkeypatch.setattr(
+        BodyService, "certificate", property(lambda self: None, lambda self, value: None), raising=False
+    )
+    with pytest.raises(QuorumError, match=r"a certificate of the body service.*wire.insecure=true"):
+        run(tiny(make_phases("task-specific"), "clients=[denoise]"), tmp_path / "out", fake_grid(1))

@@ -47,6 +47,28 @@ def test_nothing_that_runs_what_it_reads_is_imported():
     assert found == []
 
 
+#: Functions that run what they read, or can: as they are written, and the arguments that tame them.
+CODE_RUNNING_CALLS = {
+    "eval": "", "exec": "", "compile": "", "__import__": "", "os.system": "", "os.popen": "",
+    "yaml.load": "", "yaml.unsafe_load": "", "yaml.full_load": "", "torch.jit.load": "", "torch.hub.load": "",
+    "hydra.utils.instantiate": "", "hydra.utils.call": "", "instantiate": "",
+    "np.load": "allow_pickle=False", "numpy.load": "allow_pickle=False",
+}  # fmt: skip
+
+
+def test_nothing_that_runs_what_it_reads_is_called():
+    found = []
+    for path, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and (name := ast.unparse(node.func)) in CODE_RUNNING_CALLS:
+                tamed = CODE_RUNNING_CALLS[name]
+                if not tamed or tamed not in [ast.unparse(keyword) for keyword in node.keywords]:
+                    found.append(f"{path}:{node.lineno} calls {name}")
+            if isinstance(node, ast.keyword) and ast.unparse(node) in ("allow_pickle=True", "shell=True"):
+                found.append(f"{path}:{node.lineno} says {ast.unparse(node)}")
+    assert found == []
+
+
 @pytest.mark.parametrize("function", ["load", "save"])
 def test_tensors_are_not_stored_with_torch(function):
     """`torch.load` and `torch.save` are pickle; files here are safetensors and JSON."""
