@@ -13,6 +13,7 @@ from tavit_flwr.config import compose
 from tavit_flwr.data.complete import check_data, find_recipe
 from tavit_flwr.data.recipes import RECIPES
 from tavit_flwr.errors import TavitError
+from tavit_flwr.server.check import check_experiment, without_folder
 from tavit_flwr.server.cost import estimate
 from tavit_flwr.server.step_times import timed_lines
 
@@ -31,13 +32,18 @@ def main(version: Annotated[bool, typer.Option("--version", help="Show the versi
 def show_config(
     overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, e.g. experiment=tiny")] = None,
 ) -> None:
-    """Compose the configuration with overrides and print it as YAML: what a run would use."""
+    """Compose the configuration with overrides, check it, and print it as YAML: what a run would use."""
     try:
         config = compose(overrides or [])
+        check_experiment(config, simulated=False)
     except TavitError as error:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
         raise typer.Exit(2) from None
     typer.echo(OmegaConf.to_yaml(OmegaConf.structured(config)).rstrip())
+    if bring := without_folder(config):
+        typer.echo(
+            f"note: no folder for {', '.join(bring)}; a simulation needs one, SuperNodes bring data-dir", err=True
+        )
 
 
 @app.command("estimate")
@@ -48,6 +54,7 @@ def show_cost(
     """Tell what a run would cost, before it starts: steps, arithmetic, bytes, and hours if steps are timed."""
     try:
         config = compose(overrides or [])
+        check_experiment(config, simulated=False)
         for line in estimate(config).lines() + (timed_lines(config, timed_steps) if timed_steps else []):
             typer.echo(line)
     except TavitError as error:

@@ -10,6 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from tavit_flwr.config import TavitConfig, compose, to_dict
 from tavit_flwr.server.aggregation import Weights
+from tavit_flwr.server.check import check_experiment
 from tavit_flwr.server.checkpoint import check_same_experiment, latest
 from tavit_flwr.server.initial import initial_arrays
 from tavit_flwr.server.strategy import TAViT
@@ -21,6 +22,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment that ``--run-config "hydra='...'"`` names."""
     config = compose(str(context.run_config.get("hydra", "")))
+    check_experiment(config, simulated=simulated(grid))
     if config.compute.server_threads:
         torch.set_num_threads(config.compute.server_threads)
     output_dir = output_folder(config)
@@ -33,6 +35,11 @@ def main(grid: Grid, context: Context) -> None:
         strategy = TAViT(config, output_dir)
         arrays = initial_arrays(config)
     strategy.start(grid=grid, initial_arrays=arrays)
+
+
+def simulated(grid: Grid) -> bool:
+    """Whether Flower's simulation runs the clients on this machine: a class's name, as nothing public tells."""
+    return type(grid).__name__ == "InMemoryGrid"
 
 
 def output_folder(config: TavitConfig) -> Path:

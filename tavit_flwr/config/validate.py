@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 from omegaconf import OmegaConf
 
@@ -11,6 +13,14 @@ from tavit_flwr.config.choices import nearest, one_of
 from tavit_flwr.config.schema import TavitConfig
 from tavit_flwr.config.sources import SOURCES, check_images, images_of
 from tavit_flwr.errors import ConfigError
+
+#: Names of tasks and bodies.
+NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,31}$")
+_RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+_DEVICE = re.compile(r"^(auto|cpu|cuda(:\d{1,3})?)$")
+_ADDRESS = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):(\d{1,5})$")
+_EVERYWHERE = ("0.0.0.0", "[::]")
+_PHASE_KINDS = ("task-specific", "task-agnostic", "joint")
 
 _CHOICES = {
     "data.source": SOURCES,
@@ -21,63 +31,90 @@ _CHOICES = {
     "optimiser.server.name": ("adam", "sgd"),
     "optimiser.server.decay": ("none", "cosine"),
 }
-_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,31}$")
-_DEVICE = re.compile(r"^(auto|cpu|cuda(:\d{1,3})?)$")
-_PHASE_KINDS = ("task-specific", "task-agnostic", "joint")
+_ABOVE_ZERO = (
+    "schedule.cycles", "data.crop", "data.batch_size", "data.held_out", "evaluation.stride", "evaluation.batch_size",
+    "optimiser.client.lr", "optimiser.server.lr", "wire.max_frame_mib", "wire.max_sessions", "wire.join_timeout_s",
+    "wire.step_timeout_s", "wire.session_timeout_s", "federation.round_timeout_s", "federation.wait_for_nodes_s",
+    "federation.enrol_timeout_s", "federation.late_timeout_s", "federation.min_nodes", "keep_checkpoints",
+)  # fmt: skip
+_ZERO_OR_MORE = ("model.time_step", "compute.client_threads", "compute.server_threads")
+_FRACTIONS = ("federation.quorum", "federation.fraction")
+_BETAS = tuple(f"optimiser.{side}.beta{number}" for side in ("client", "server") for number in (1, 2))
+
+_RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
+    (_ABOVE_ZERO, "a number above zero", lambda value: 0 < value < math.inf),
+    (_ZERO_OR_MORE, "zero or more", lambda value: value >= 0),
+    (_FRACTIONS, "a fraction in (0, 1]", lambda value: 0 < value <= 1),
+    (_BETAS, "a number in [0, 1)", lambda value: 0 <= value < 1),
+)
 
 
 def validate(config: TavitConfig) -> None:
     """Check what types cannot: choices, ranges, and keys that only make sense together.
+
+    Nothing outside of the configuration is looked at, so a configuration that came over the network can be checked.
 
     Raises
     ------
     ConfigError
         At the first value that cannot work.
     """
-    node = OmegaConf.structured(config)
-    for key, choices in _CHOICES.items():
-        one_of(choices, OmegaConf.select(node, key), f"configuration key '{key}'")
-    positive: dict[str, float] = {
-        "schedule.cycles": config.schedule.cycles,
-        "data.crop": config.data.crop,
-        "data.batch_size": config.data.batch_size,
-        "evaluation.stride": config.evaluation.stride,
-        "evaluation.batch_size": config.evaluation.batch_size,
-        "optimiser.client.lr": config.optimiser.client.lr,
-        "optimiser.server.lr": config.optimiser.server.lr,
-        "wire.max_frame_mib": config.wire.max_frame_mib,
-        "wire.max_sessions": config.wire.max_sessions,
-        "wire.join_timeout_s": config.wire.join_timeout_s,
-        "wire.step_timeout_s": config.wire.step_timeout_s,
-        "wire.session_timeout_s": config.wire.session_timeout_s,
-        "federation.round_timeout_s": config.federation.round_timeout_s,
-        "federation.wait_for_nodes_s": config.federation.wait_for_nodes_s,
-        "federation.enrol_timeout_s": config.federation.enrol_timeout_s,
-        "federation.late_timeout_s": config.federation.late_timeout_s,
-        "federation.min_nodes": config.federation.min_nodes,
-        "keep_checkpoints": config.keep_checkpoints,
-    }
-    for index, phase in enumerate(config.schedule.phases):
-        where = f"schedule.phases[{index}]"
-        one_of(_PHASE_KINDS, phase.kind, f"configuration key '{where}.kind'")
-        positive[f"{where}.rounds"] = phase.rounds
-        positive[f"{where}.steps"] = phase.steps
-    for key, value in positive.items():
-        if not 0 < value < math.inf:
-            raise ConfigError("a number above zero", repr(value), f"configuration key '{key}'")
-    for key, value in {
-        "federation.quorum": config.federation.quorum,
-        "federation.fraction": config.federation.fraction,
-    }.items():
-        if not 0 < value <= 1:
-            raise ConfigError("a fraction in (0, 1]", repr(value), f"configuration key '{key}'")
+    _check_values(config)
+    _check_schedule(config)
+    _check_names(config)
+    _check_addresses(config)
+    check_device_name(config.compute.client_device, "configuration key 'compute.client_device'")
+    check_device_name(config.compute.server_device, "configuration key 'compute.server_device'")
     window = config.data.window_hu
     if len(window) != 2 or not -math.inf < window[0] < window[1] < math.inf:
         raise ConfigError("a lowest and a highest value", repr(list(window)), "configuration key 'data.window_hu'")
-    check_device_name(config.compute.client_device, "configuration key 'compute.client_device'")
-    check_device_name(config.compute.server_device, "configuration key 'compute.server_device'")
+    if config.evaluation.stride > config.data.crop:
+        raise ConfigError(
+            f"at most data.crop={config.data.crop}", repr(config.evaluation.stride),
+            "configuration key 'evaluation.stride'", "windows further apart than their side leave gaps",
+        )  # fmt: skip
+    check_images(config)
+    _check_test_sets(config)
+
+
+def check_device_name(name: str, where: str) -> None:
+    """Raise `ConfigError` unless the name is ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``; asks no hardware."""
+    if not _DEVICE.match(name):
+        raise ConfigError("auto, cpu, cuda or cuda:<number>", repr(name), where)
+
+
+def _check_values(config: TavitConfig) -> None:
+    node = OmegaConf.structured(config)
+    for key, choices in _CHOICES.items():
+        one_of(choices, OmegaConf.select(node, key), f"configuration key '{key}'")
+    for keys, expected, fits in _RANGES:
+        for key in keys:
+            value = OmegaConf.select(node, key)
+            if not fits(value):
+                raise ConfigError(expected, repr(value), f"configuration key '{key}'")
+
+
+def _check_schedule(config: TavitConfig) -> None:
+    if not config.schedule.phases:
+        raise ConfigError("at least one phase", "none", "configuration key 'schedule.phases'")
+    for index, phase in enumerate(config.schedule.phases):
+        where = f"configuration key 'schedule.phases[{index}]"
+        one_of(_PHASE_KINDS, phase.kind, f"{where}.kind'")
+        for name, count in (("rounds", phase.rounds), ("steps", phase.steps)):
+            if count < 1:
+                raise ConfigError("a number above zero", repr(count), f"{where}.{name}'")
+
+
+def _check_names(config: TavitConfig) -> None:
+    if not _RUN_NAME.match(config.name):
+        raise ConfigError(
+            "letters, digits, '.', '_' and '-', at most 64 and a letter or digit first", repr(config.name),
+            "configuration key 'name'", "the default output folder ends in it; output_dir may be any other",
+        )  # fmt: skip
+    if not config.clients:
+        raise ConfigError("at least one client", "none", "configuration key 'clients'", "name a task per client")
     for name in (*config.tasks, *config.bodies):
-        if not _NAME.match(name):
+        if not NAME.match(name):
             raise ConfigError(
                 "names of tasks and bodies in [a-z0-9_-], at most 32 long", repr(name), "group 'task' or key 'bodies'"
             )
@@ -87,26 +124,34 @@ def validate(config: TavitConfig) -> None:
                 f"a body among {list(config.bodies)}", repr(task.body), f"configuration key 'tasks.{name}.body'",
                 nearest(task.body, config.bodies) or "a new body is first named in 'bodies'",
             )  # fmt: skip
-    if config.evaluation.stride > config.data.crop:
+
+
+def _check_addresses(config: TavitConfig) -> None:
+    if config.output_dir and not Path(config.output_dir).expanduser().is_absolute():
         raise ConfigError(
-            f"at most data.crop={config.data.crop}", repr(config.evaluation.stride),
-            "configuration key 'evaluation.stride'", "windows further apart than their side leave gaps",
+            "an absolute folder", repr(config.output_dir), "configuration key 'output_dir'",
+            "a ServerApp does not run in the folder that you called from",
         )  # fmt: skip
-    if not config.schedule.phases:
-        raise ConfigError("at least one phase", "none", "configuration key 'schedule.phases'")
-    for name in config.tasks:
-        where, test_sets = f"configuration key 'tasks.{name}.test_sets'", config.tasks[name].test_sets
-        if test_sets and images_of(config, name).evaluation_folder is None:
+    wire = config.wire
+    for key, address, least in (("wire.listen", wire.listen, 0), ("wire.advertise", wire.advertise, 1)):
+        match = None if address is None else _ADDRESS.match(address)
+        if address is not None and (match is None or not least <= int(match.group(2)) <= 65535):
+            raise ConfigError(
+                "host:port", repr(address), f"configuration key '{key}'",
+                f"as in 127.0.0.1:{9092 * least}, or [::1]:{9092 * least}",
+            )  # fmt: skip
+    if wire.advertise is None and wire.listen.rpartition(":")[0] in _EVERYWHERE:
+        raise ConfigError(
+            "the address that clients connect to", f"none, and wire.listen={wire.listen}",
+            "configuration key 'wire.advertise'", "as in wire.advertise=server.example.org:9092",
+        )  # fmt: skip
+
+
+def _check_test_sets(config: TavitConfig) -> None:
+    for name, task in config.tasks.items():
+        where = f"configuration key 'tasks.{name}.test_sets'"
+        if task.test_sets and images_of(config, name).evaluation_folder is None:
             raise ConfigError("an evaluation folder that holds the sets", "none", where)
-        for test_set in test_sets:
-            if not _NAME.match(test_set):
+        for test_set in task.test_sets:
+            if not NAME.match(test_set):
                 raise ConfigError("names of folders in [a-z0-9_-], at most 32 long", repr(test_set), where)
-    if not config.clients:
-        raise ConfigError("at least one client", "none", "configuration key 'clients'", "name a task per client")
-    check_images(config)
-
-
-def check_device_name(name: str, where: str) -> None:
-    """Raise `ConfigError` unless the name is ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``; asks no hardware."""
-    if not _DEVICE.match(name):
-        raise ConfigError("auto, cpu, cuda or cuda:<number>", repr(name), where)

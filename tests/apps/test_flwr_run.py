@@ -20,6 +20,7 @@ def runs(tmp_path_factory):
     with local_flower(home / "flwr", {"TAVIT_STATE_DIR": str(home / "state")}) as flower:
         for name, clients in (("together", 2), ("default", None)):
             outcomes[name] = flower.run(f"{SMALL} output_dir={home / name}", clients, timeout_s=180)
+        outcomes["refused"] = flower.run(f"{SMALL} data=folder", 2, timeout_s=60)
     return home, outcomes
 
 
@@ -68,6 +69,13 @@ def test_the_default_federation_says_what_it_cannot_do_and_does_the_rest(runs):
         assert "only 1 of 2 clients can run at once" in outcome.log
         assert "init-args-num-cpus=2" in outcome.log
         assert results["steps"] == 2 * 3 + 1 * 3
+
+
+def test_a_configuration_that_cannot_work_ends_the_run_before_a_client_is_asked(runs):
+    outcome = runs[1]["refused"]
+    assert not outcome.completed
+    assert "ConfigError: expected a folder of images; received none; at task 'denoise'" in outcome.log
+    assert "left out" not in outcome.log
 
 
 def test_nothing_is_left_behind(runs):

@@ -101,6 +101,16 @@ def test_only_used_tasks_are_kept():
         (["seed=1=["], r"expected"),
         (["optimiser.client.lr=nan"], r"optimiser.client.lr"),
         (["wire.step_timeout_s=inf"], r"wire.step_timeout_s"),
+        (["optimiser.client.beta1=1"], r"\[0, 1\).*1\.0.*optimiser\.client\.beta1"),
+        (["optimiser.server.beta2=-0.1"], r"optimiser\.server\.beta2"),
+        (["data.held_out=0"], r"data\.held_out"),
+        (["model.time_step=-1"], r"model\.time_step"),
+        (["wire.listen=foo"], r"host:port.*'foo'.*wire\.listen"),
+        (["wire.listen=localhost:65536"], r"wire\.listen"),
+        (["wire.advertise=localhost:0"], r"wire\.advertise"),
+        (["wire.listen=0.0.0.0:9092"], r"none, and wire\.listen=0\.0\.0\.0:9092.*wire\.advertise"),
+        (["name=../../x"], r"'\.\./\.\./x'.*'name'"),
+        (["output_dir=outputs"], r"absolute folder.*'outputs'.*output_dir"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -112,6 +122,17 @@ def test_what_does_not_fit_is_explained(overrides, says):
 def test_a_task_may_have_a_body_of_its_own():
     config = compose(["experiment=tiny", "bodies=[natural, medical]", "tasks.denoise.body=medical"])
     assert {task: one.body for task, one in config.tasks.items()} == {"denoise": "medical", "deblock": "natural"}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["wire.listen=localhost:9092"], ["wire.listen='[::1]:0'"], ["output_dir='~/outputs'"],
+        ["wire.listen=0.0.0.0:9092", "wire.advertise=server.example.org:9092"],
+    ],
+)  # fmt: skip
+def test_addresses_and_folders_of_usual_forms_compose(overrides):
+    compose(["experiment=tiny", *overrides])
 
 
 def test_an_unclosed_quote_is_explained():

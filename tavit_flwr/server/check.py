@@ -1,0 +1,95 @@
+"""What can be known to be wrong with an experiment before anything of it starts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import prod
+
+from tavit_flwr.config import TavitConfig, images_of
+from tavit_flwr.data.photographs import HELD_OUT_PHOTOGRAPHS, TRAINING_PHOTOGRAPHS
+from tavit_flwr.degrade import degradation
+from tavit_flwr.errors import ConfigError
+from tavit_flwr.server.initial import preset_of, step_shape
+from tavit_flwr.wire.frames import MAX_HEADER_BYTES
+
+
+def check_experiment(config: TavitConfig, *, simulated: bool) -> None:
+    """Check what the configuration names: degradations, architecture, frames, and in simulation folders.
+
+    It draws no weights and opens no image; milliseconds.
+
+    Parameters
+    ----------
+    config : TavitConfig
+        Composed, so its values are in range.
+    simulated : bool
+        Whether the clients surely run on this machine and share its folders; SuperNodes may have images of their own.
+
+    Raises
+    ------
+    ConfigError
+        At the first thing that cannot work.
+    """
+    preset_of(config)
+    for task in config.tasks:
+        _check_degradation(config, task)
+        if simulated:
+            _check_simulated_images(config, task)
+    _check_frames(config)
+
+
+def without_folder(config: TavitConfig) -> list[str]:
+    """Tasks whose images each node must bring itself, since the experiment names no folder for them."""
+    return [
+        task for task in config.tasks if (images := images_of(config, task)).source != "bundled" and not images.folder
+    ]
+
+
+def _check_degradation(config: TavitConfig, task: str) -> None:
+    settings = config.tasks[task]
+    if images_of(config, task).paired:
+        return
+    try:
+        degradation(settings.degradation, settings.options)
+    except ConfigError as error:
+        where = f"{error.where}, task '{task}'" if error.where else f"task '{task}'"
+        raise ConfigError(error.expected, error.received, where, error.hint) from error
+
+
+def _check_simulated_images(config: TavitConfig, task: str) -> None:
+    images, clients = images_of(config, task), Counter(config.clients)[task]
+    if images.source == "bundled":
+        if images.evaluation_folder is None and config.data.held_out > len(HELD_OUT_PHOTOGRAPHS):
+            raise ConfigError(
+                f"at most {len(HELD_OUT_PHOTOGRAPHS)}, as so many bundled photographs are kept for evaluation",
+                str(config.data.held_out), "configuration key 'data.held_out'",
+            )  # fmt: skip
+        if clients > len(TRAINING_PHOTOGRAPHS):
+            raise ConfigError(
+                f"at most {len(TRAINING_PHOTOGRAPHS)} clients of one task, a bundled photograph each", str(clients),
+                f"configuration key 'clients', task '{task}'", "use a folder of images",
+            )  # fmt: skip
+    elif images.folder is None:
+        raise ConfigError(
+            "a folder of images", "none", f"task '{task}', whose source is '{images.source}'",
+            f"set data.folder or tasks.{task}.folder: simulated clients have no folders of their own",
+        )  # fmt: skip
+    for folder in (images.folder, images.evaluation_folder):
+        if folder is not None and not folder.is_dir():
+            raise ConfigError("an existing folder of images", repr(str(folder)), f"task '{task}'", "correct the path")
+
+
+def _check_frames(config: TavitConfig) -> None:
+    step = step_shape(config)
+    largest = int(config.wire.max_frame_mib * 2**20)
+    for tensors, key, batch in (
+        (2, "data.batch_size", config.data.batch_size),  # a gradient travels with the next step's activations
+        (1, "evaluation.batch_size", config.evaluation.batch_size),
+    ):
+        needed = tensors * 4 * batch * prod(step[1:]) + MAX_HEADER_BYTES
+        if needed > largest:
+            raise ConfigError(
+                f"frames of at most {config.wire.max_frame_mib:g} MiB (wire.max_frame_mib)",
+                f"{needed / 2**20:.1f} MiB with {key}={batch} and data.crop={config.data.crop}", f"key '{key}'",
+                f"lower {key}, or raise wire.max_frame_mib",
+            )  # fmt: skip
