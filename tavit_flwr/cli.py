@@ -9,6 +9,9 @@ import typer
 from omegaconf import OmegaConf
 
 from tavit_flwr import __version__
+from tavit_flwr.commands.checkpoints import export_command, import_command
+from tavit_flwr.commands.evaluate import evaluate_command
+from tavit_flwr.commands.restore import restore_command
 from tavit_flwr.config import compose
 from tavit_flwr.data.complete import check_data, find_recipe
 from tavit_flwr.data.recipes import RECIPES
@@ -18,6 +21,10 @@ from tavit_flwr.server.cost import estimate
 from tavit_flwr.server.step_times import timed_lines
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Split learning of image restoration on Flower.")
+app.command("restore")(restore_command)
+app.command("evaluate")(evaluate_command)
+app.command("import-checkpoint")(import_command)
+app.command("export-checkpoint")(export_command)
 
 
 @app.callback(invoke_without_command=True)
@@ -88,3 +95,7 @@ def check_a_data_set(
         raise typer.Exit(2) from None
     if not whole:
         raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()

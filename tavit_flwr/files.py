@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +14,17 @@ from torch import Tensor
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a safetensors file; on any error the previous file stays and nothing is left beside it."""
-    _replace(path, lambda beside: save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside))
+    write_whole(path, lambda beside: save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside))
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
     """Write a JSON file; on any error the previous file stays and nothing is left beside it."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
-    _replace(path, lambda beside: beside.write_text(text + "\n"))
+    write_whole(path, lambda beside: beside.write_text(text + "\n"))
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _replace(path: Path, write: Any) -> None:  # noqa: ANN401 - a callable whose result does not matter
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file beside `path`, flush it and rename it; on any error the previous file stays."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(beside)
@@ -41,3 +34,12 @@ def _replace(path: Path, write: Any) -> None:  # noqa: ANN401 - a callable whose
         sync_folder(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

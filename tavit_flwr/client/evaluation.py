@@ -19,16 +19,13 @@ from tavit_flwr.errors import DataError
 from tavit_flwr.models import Head, Tail
 from tavit_flwr.payloads import Features, Smashed, set_metric
 from tavit_flwr.restoration import psnr_db, restore_tiled, ssim
-from tavit_flwr.restoration.metrics import Channel
+from tavit_flwr.restoration.metrics import MOST_DB, Channel
 from tavit_flwr.split.client_side import head_forward, tail_restore
 from tavit_flwr.split.phases import set_moving
 from tavit_flwr.wire.carrier import Carrier
 from tavit_flwr.wire.records import Order
 
 logger = logging.getLogger("flwr")
-
-#: PSNR of two equal images is infinite; such an image counts as this.
-MOST_DB = 100.0
 
 
 class SplitRestorer:

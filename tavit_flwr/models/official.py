@@ -10,6 +10,8 @@ from torch import Tensor
 from tavit_flwr.errors import ModelError
 from tavit_flwr.models.parts import Parts
 
+_TYPES = (torch.float32, torch.float16, torch.bfloat16)  # float32 holds each of their values
+
 
 def load_official(parts: Parts, state_dicts: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Fill parts with published state dicts; nothing is changed unless everything fits.
@@ -26,7 +28,8 @@ def load_official(parts: Parts, state_dicts: Mapping[str, Mapping[str, Tensor]])
     Raises
     ------
     ModelError
-        If a part or a tensor is missing, unexpected, or of another shape: all of them are listed.
+        If a part or a tensor is missing, unexpected, of another shape, of a type that float32 cannot hold, or not
+        finite: all of them are listed.
     """
     targets = {name: dict(getattr(parts, name).named_parameters()) for name in ("head", "body", "tail")}
     if set(state_dicts) != set(targets):
@@ -54,4 +57,8 @@ def _compare(part: str, target: Mapping[str, Tensor], given: Mapping[str, Tensor
             faults.append(f"not a tensor {part}/{key}")
         elif value is not None and value.shape != wanted.shape:
             faults.append(f"wrong shape {part}/{key} {list(value.shape)} instead of {list(wanted.shape)}")
+        elif value is not None and value.dtype not in _TYPES:
+            faults.append(f"wrong type {part}/{key} {value.dtype}")
+        elif value is not None and not bool(torch.isfinite(value).all()):
+            faults.append(f"not finite {part}/{key}")
     return faults

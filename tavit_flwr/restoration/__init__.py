@@ -2,6 +2,6 @@
 
 from tavit_flwr.restoration.loss import mse
 from tavit_flwr.restoration.metrics import psnr_db, ssim
-from tavit_flwr.restoration.tiling import restore_tiled, window_count, window_origins
+from tavit_flwr.restoration.tiling import restore_tiled, restored_strips, window_count, window_origins
 
-__all__ = ["mse", "psnr_db", "restore_tiled", "ssim", "window_count", "window_origins"]
+__all__ = ["mse", "psnr_db", "restore_tiled", "restored_strips", "ssim", "window_count", "window_origins"]

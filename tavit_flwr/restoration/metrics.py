@@ -14,6 +14,9 @@ from tavit_flwr.errors import ConfigError, DataError
 
 Channel = Literal["rgb", "y"]
 
+#: PSNR of two equal images is infinite; in means and in JSON such an image counts as this.
+MOST_DB = 100.0
+
 _RANGE = 255.0
 _SSIM_WINDOW = 11
 _Y_OFFSET = 16.0  # BT.601 as in MATLAB's rgb2ycbcr

@@ -1,12 +1,13 @@
 """Restoration of whole images of any size, window by window.
 
 The scheme is the paper's: reflect-pad right and bottom, windows at a fixed stride, uniform averaging of overlaps, crop,
-clamp. Reflection repeats where an image is smaller than the padding (ours), so that any size from 1x1 works.
+clamp. Reflection repeats where an image is smaller than the padding (ours), so that any size from 1x1 works. Images are
+read and restored strip by strip, so that the memory does not grow with their height.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import torch
@@ -76,15 +77,8 @@ def restore_tiled(
     ----------
     degraded_CHW : Tensor
         [C, H, W] in [-1, 1], floating point, any size from 1x1.
-    model : callable
-        Takes windows [B, C, P, P] and returns them restored, same shape, B at most `batch_size`. It is called without
-        gradients; putting modules into eval mode is the caller's business.
-    window : int, default 64
-        Side of a window (P), pixels.
-    stride : int, default 16
-        Distance between windows, pixels.
-    batch_size : int, default 32
-        Windows a call; bounds the memory, together with two copies of the padded image.
+    model, window, stride, batch_size
+        See `restored_strips`.
 
     Returns
     -------
@@ -102,21 +96,85 @@ def restore_tiled(
     """
     if degraded_CHW.dim() != 3 or degraded_CHW.numel() == 0 or not degraded_CHW.is_floating_point():
         raise DataError("a floating-point image [C, H, W]", f"{list(degraded_CHW.shape)} {degraded_CHW.dtype}")
+    height, width = degraded_CHW.shape[1:]
+    strips = restored_strips(
+        lambda rows: degraded_CHW[:, rows.to(degraded_CHW.device)], height, width, model, window, stride, batch_size
+    )
+    return torch.cat(list(strips), dim=1)
+
+
+def restored_strips(
+    read: Callable[[Tensor], Tensor],
+    height: int,
+    width: int,
+    model: Callable[[Tensor], Tensor],
+    window: int = 64,
+    stride: int = 16,
+    batch_size: int = 32,
+) -> Iterator[Tensor]:
+    """Restore an image from top to bottom, in strips.
+
+    Parameters
+    ----------
+    read : callable
+        Takes indices of rows and returns these rows, [C, N, W] in [-1, 1]. Rows are asked for once from top to bottom,
+        then, for the reflection at the bottom, the last ones again.
+    height, width : int
+        The image's sides, pixels.
+    model : callable
+        Takes windows [B, C, P, P] and returns them restored, same shape, B at most `batch_size`. It is called without
+        gradients; putting modules into eval mode is the caller's business.
+    window : int, default 64
+        Side of a window (P), pixels.
+    stride : int, default 16
+        Distance between windows, pixels.
+    batch_size : int, default 32
+        Windows a call. It bounds the memory, together with some window rows of the image.
+
+    Yields
+    ------
+    Tensor
+        The next rows, [C, N, W], clamped to [-1, 1]; all together the image.
+
+    Raises
+    ------
+    ConfigError
+        If window, stride or batch size is out of range.
+    DataError
+        If a side is below 1.
+    ModelError
+        If the model returns another shape.
+    """
     if batch_size < 1:
         raise ConfigError("batch_size of at least 1", str(batch_size), "tiling")
-    height, width = degraded_CHW.shape[1:]
     tops, lefts = window_origins(height, window, stride), window_origins(width, window, stride)
-    padded = _reflect_pad(degraded_CHW, tops[-1] + window, lefts[-1] + window)
-    total = torch.zeros_like(padded)
+    rows, columns = _reflected(height, tops[-1] + window), _reflected(width, lefts[-1] + window)
+    window_rows = 1 + (batch_size + len(lefts) - 2) // len(lefts)  # that a batch can touch
+    depth = min(len(rows), window + stride * (window_rows - 1))
+    source = read(rows[:depth])[:, :, columns]
+    total = torch.zeros_like(source)
+    row_cover, column_cover = _cover(tops, window, source), _cover(lefts, window, source)[:width]
+
+    def finished(last: int) -> Tensor:
+        mean = total[:, : last - first, :width] / (row_cover[first:last, None] * column_cover)
+        return mean.clamp(-1.0, 1.0)
+
     origins = ((top, left) for top in tops for left in lefts)
-    with torch.no_grad():
-        while batch := list(islice(origins, batch_size)):
-            restored_BCPP = _call(model, torch.stack([_view(padded, origin, window) for origin in batch]))
-            for origin, restored in zip(batch, restored_BCPP, strict=True):
-                _view(total, origin, window).add_(restored)
-    rows, columns = _cover(tops, window, padded), _cover(lefts, window, padded)
-    mean = total[:, :height, :width] / (rows[:height, None] * columns[None, :width])
-    return mean.clamp(-1.0, 1.0)
+    first = 0  # the padded row that `source` and `total` begin with
+    while batch := list(islice(origins, batch_size)):
+        done = batch[0][0] - first  # no later window reaches these rows
+        if done:
+            yield finished(min(first + done, height))
+            first += done
+            fresh = read(rows[first + depth - done : first + depth])[:, :, columns]
+            source = torch.cat((source[:, done:], fresh), dim=1)
+            total = torch.cat((total[:, done:], torch.zeros_like(fresh)), dim=1)
+        places = [(top - first, left) for top, left in batch]
+        restored_BCPP = _call(model, torch.stack([_view(source, place, window) for place in places]))
+        for place, restored in zip(places, restored_BCPP, strict=True):
+            _view(total, place, window).add_(restored)
+    if first < height:
+        yield finished(height)
 
 
 def _view(image: Tensor, origin: tuple[int, int], window: int) -> Tensor:
@@ -125,7 +183,8 @@ def _view(image: Tensor, origin: tuple[int, int], window: int) -> Tensor:
 
 
 def _call(model: Callable[[Tensor], Tensor], windows: Tensor) -> Tensor:
-    restored = model(windows)
+    with torch.no_grad():
+        restored = model(windows)
     if restored.shape != windows.shape:
         raise ModelError(f"restored windows {list(windows.shape)}", str(list(restored.shape)), "tiling")
     return restored
@@ -137,12 +196,6 @@ def _cover(origins: range, window: int, like: Tensor) -> Tensor:
     for origin in origins:
         counts[origin : origin + window] += 1
     return counts
-
-
-def _reflect_pad(image: Tensor, height: int, width: int) -> Tensor:
-    rows = _reflected(image.shape[1], height).to(image.device)
-    columns = _reflected(image.shape[2], width).to(image.device)
-    return image[:, rows][:, :, columns]
 
 
 def _reflected(size: int, length: int) -> Tensor:
