@@ -12,7 +12,13 @@ from flwr.app import UserConfig
 
 from tavit_flwr.client.store import default_state_dir
 from tavit_flwr.config import TaskConfig, TavitConfig, images_of
+from tavit_flwr.config.choices import nearest
 from tavit_flwr.errors import CheckpointError, ConfigError, DataError
+
+#: What a node configuration may hold: Flower's own keys in simulation, an operator's otherwise.
+KEYS = frozenset(
+    {"partition-id", "num-partitions", "task", "body", "data-dir", "evaluation-dir", "state-dir", "threads"}
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,12 @@ class Node:
         The node's own images; None means the experiment's source.
     state_dir : Path
         For moments and pictures.
+    evaluation_folder : Path or None
+        The node's own held-out images; None means that some of `folder` are set aside.
+    threads : int
+        For torch, as the node's operator sets them; 0 leaves it to the experiment.
+    deployed : bool
+        Whether a SuperNode's operator set this node up: folders that the experiment names are not this node's then.
     """
 
     client: str
@@ -39,6 +51,9 @@ class Node:
     shards: int
     folder: Path | None
     state_dir: Path
+    evaluation_folder: Path | None = None
+    threads: int = 0
+    deployed: bool = False
 
 
 def places(clients: list[str]) -> list[int]:
@@ -60,7 +75,7 @@ def identify(node_config: UserConfig, config: TavitConfig) -> Node:
     Parameters
     ----------
     node_config : UserConfig
-        ``partition-id`` in simulation; ``task``, ``data-dir``, ``state-dir`` as a SuperNode's operator sets them.
+        ``partition-id`` in simulation; otherwise what a SuperNode's operator sets, see `KEYS`.
     config : TavitConfig
         The experiment.
 
@@ -71,17 +86,32 @@ def identify(node_config: UserConfig, config: TavitConfig) -> Node:
     DataError
         For a data folder that does not exist.
     """
+    _check_keys(node_config)
     state_dir = Path(str(node_config["state-dir"])) if "state-dir" in node_config else default_state_dir()
-    folder = Path(str(node_config["data-dir"])) if "data-dir" in node_config else None
-    if folder is not None and not folder.is_dir():
-        raise DataError("a folder of images", "no such folder", "node configuration 'data-dir'", "mount or correct it")
+    folder, evaluation_folder = _folder(node_config, "data-dir"), _folder(node_config, "evaluation-dir")
     if "task" in node_config:
         task = str(node_config["task"])
         if task not in config.tasks:
-            raise ConfigError(f"a task among {sorted(config.tasks)}", repr(task), "node configuration 'task'")
+            raise ConfigError(
+                f"a task among {sorted(config.tasks)}",
+                repr(task),
+                "node configuration 'task'",
+                nearest(task, config.tasks),
+            )
+        _check_body(node_config, config.tasks[task].body)
         if folder is None and images_of(config, task).source != "bundled":
             raise ConfigError("a folder of this node's own", "none", "node configuration 'data-dir'")
-        return Node(_kept_name(state_dir), task, 0, 1, folder, state_dir)
+        return Node(
+            _kept_name(state_dir),
+            task,
+            0,
+            1,
+            folder,
+            state_dir,
+            evaluation_folder,
+            _threads(node_config),
+            deployed=True,
+        )
     if "partition-id" not in node_config:
         raise ConfigError("'task' or 'partition-id'", f"{sorted(node_config)}", "node configuration")
     partition = int(str(node_config["partition-id"]))
@@ -93,6 +123,36 @@ def identify(node_config: UserConfig, config: TavitConfig) -> Node:
     task = config.clients[index]
     same = [other for other, name in enumerate(config.clients) if name == task]
     return Node(client, task, same.index(index), len(same), folder, state_dir)
+
+
+def _check_keys(node_config: UserConfig) -> None:
+    for key in node_config:
+        if key not in KEYS:
+            raise ConfigError(f"keys among {sorted(KEYS)}", repr(key), "node configuration", nearest(key, KEYS))
+
+
+def _folder(node_config: UserConfig, key: str) -> Path | None:
+    if key not in node_config:
+        return None
+    folder = Path(str(node_config[key]))
+    if not folder.is_dir():
+        raise DataError("a folder of images", "no such folder", f"node configuration '{key}'", "mount or correct it")
+    return folder
+
+
+def _check_body(node_config: UserConfig, body: str) -> None:
+    """The node's operator may say which body its images are for; the experiment must then mean the same."""
+    if str(node_config.get("body", body)) != body:
+        raise ConfigError(
+            f"the body of this node's task, '{body}'", repr(str(node_config["body"])), "node configuration 'body'"
+        )
+
+
+def _threads(node_config: UserConfig) -> int:
+    value = node_config.get("threads", 0)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ConfigError("a whole number, 0 or more", repr(value), "node configuration 'threads'")
+    return value
 
 
 def client_name(node_config: UserConfig) -> str:
@@ -124,14 +184,19 @@ def slots() -> int:
     return min(shares, default=0)
 
 
-def threads(configured: int) -> int:
-    """Threads for torch on this client: as configured, or Ray's share, or every core."""
-    if configured > 0:
-        return configured
+def threads(node: Node, configured: int) -> int:
+    """Threads for torch on this client.
+
+    The node's operator decides, then the experiment, then Ray's share, then ``OMP_NUM_THREADS``, which is how several
+    processes on one machine are kept from fighting; a client that is told nothing takes every core.
+    """
+    if node.threads or configured:
+        return node.threads or configured
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
         return max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
-    return os.cpu_count() or 1
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) else os.cpu_count() or 1
 
 
 def _kept_name(state_dir: Path) -> str:

@@ -49,14 +49,14 @@ class Workshop:
     @classmethod
     def open(cls, node: Node, config: TavitConfig) -> Workshop:
         """Check the node's task, images and architecture; errors are the user's to read."""
-        torch.set_num_threads(threads(config.compute.client_threads))
+        torch.set_num_threads(threads(node, config.compute.client_threads))
         task, data = task_of(node, config), config.data
         where = images_of(config, node.task)
         own_images = node.folder is not None and where.source == "bundled"
         images = load_client_data(
             source="folder" if own_images else where.source,
-            folder=node.folder or where.folder,
-            evaluation_folder=where.evaluation_folder,
+            folder=node.folder if node.deployed else node.folder or where.folder,
+            evaluation_folder=node.evaluation_folder if node.deployed else where.evaluation_folder,
             held_out=data.held_out,
             halve_jpeg=data.halve_jpeg,
             crop=data.crop,

@@ -1,10 +1,13 @@
 """Who a node is: by its partition in simulation, by its operator's settings otherwise."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from tavit_flwr.client.node import identify, places, slots, task_of
+from tavit_flwr.client.node import identify, places, slots, task_of, threads
 from tavit_flwr.client.workshop import Workshop
 from tavit_flwr.config import DataConfig, TaskConfig, TavitConfig, compose
 from tavit_flwr.errors import ConfigError, DataError, TavitError
@@ -109,3 +112,68 @@ def test_a_folder_source_without_a_folder_is_told_by_the_node():
     node = identify({"partition-id": 0, "num-partitions": 2}, config)
     with pytest.raises(ConfigError, match=r"data\.folder"):
         Workshop.open(node, config)
+
+
+@pytest.mark.parametrize(
+    ("node_config", "told"),
+    [
+        ({"task": "denoise", "data-dirr": "x"}, r"'data-dirr'.*'data-dir'"),
+        ({"task": "denois"}, r"'denois'.*'denoise'"),
+        ({"task": "denoise", "body": "ct"}, r"'natural'.*'ct'.*node configuration 'body'"),
+        ({"task": "denoise", "threads": -1}, "node configuration 'threads'"),
+        ({"task": "denoise", "threads": "two"}, "node configuration 'threads'"),
+        ({"task": "denoise", "evaluation-dir": "/nowhere/at/all"}, "node configuration 'evaluation-dir'"),
+    ],
+)
+def test_a_wrong_setting_is_named(node_config, told):
+    with pytest.raises(TavitError, match=told) as error:
+        identify(node_config, config())
+    assert "/nowhere" not in error.value.told()
+
+
+def test_operators_say_body_threads_and_held_out_images(tmp_path):
+    folders = [tmp_path / name for name in ("images", "aside")]
+    for folder in folders:
+        folder.mkdir()
+    node = identify(
+        {
+            "task": "denoise",
+            "body": "natural",
+            "threads": 3,
+            "data-dir": str(folders[0]),
+            "evaluation-dir": str(folders[1]),
+        },
+        config(),
+    )
+    assert (node.folder, node.evaluation_folder, node.threads, node.deployed) == (*folders, 3, True)
+    assert not identify({"partition-id": 0}, config()).deployed
+
+
+def test_the_nearest_word_on_threads_counts(monkeypatch):
+    operators, plain = (identify({"task": "denoise", "threads": n}, config()) for n in (3, 0))
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert threads(operators, 2) == 3
+    assert threads(plain, 2) == 2
+    assert threads(plain, 0) == 5
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    assert threads(plain, 0) == 7
+
+
+def test_folders_that_the_experiment_names_are_not_a_deployed_nodes(tmp_path):
+    """A path that comes over the network is not opened."""
+    for name in ("own", "named"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (64, 64)).save(tmp_path / name / "a.png")
+        Image.new("RGB", (64, 64)).save(tmp_path / name / "b.png")
+    named = str(tmp_path / "named")
+    experiment = compose(
+        ["experiment=tiny", "data=folder", f"data.folder={tmp_path}/elsewhere", f"data.evaluation_folder={named}"]
+    )
+    own = {"task": "denoise", "data-dir": str(tmp_path / "own"), "state-dir": str(tmp_path / "state")}
+    workshop = Workshop.open(
+        identify(own, experiment),
+        dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, held_out=1)),
+    )
+    assert len(workshop.data.held_out) == 1  # set aside from its own
+    assert len(workshop.data.train) == 1
