@@ -43,6 +43,7 @@ class Channel:
         if remaining <= 0:
             raise SessionError(f"{waiting_for} within wire.session_timeout_s", "a session that is not at its end")
         frame = session.exchange.receive(min(self._step_timeout_s, remaining), waiting_for)
+        session.began = session.began or time.time()
         return decode(frame, session.phase, expected, step, self._limits)
 
     def receive(self, expected: type[P], step: int) -> P:

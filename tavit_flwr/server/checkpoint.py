@@ -38,6 +38,12 @@ class RunState:
         Rounds completed.
     config : dict
         Resolved configuration of the run.
+    evaluated : bool
+        Whether the last round's evaluation, if it has one, was done.
+    participants : dict
+        Client to task, as enrolled.
+    bodies : list of str
+        Whose moments belong to the checkpoint.
     versions : dict
         Client to the round whose moments it holds.
     history : list of dict
@@ -49,6 +55,9 @@ class RunState:
     run_key: str
     round: int
     config: dict[str, Any]
+    evaluated: bool = True
+    participants: dict[str, str] = field(default_factory=dict)
+    bodies: list[str] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     totals: dict[str, float] = field(default_factory=dict)
@@ -80,6 +89,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         write_tensors(beside / "weights.safetensors", checkpoint.weights)
         for body, moments in checkpoint.moments.items():
             write_tensors(beside / f"moments-{body}.safetensors", moments)
+        checkpoint.state.bodies = sorted(checkpoint.moments)
         write_json(beside / "state.json", asdict(checkpoint.state))
         target = folder / name
         if target.exists():
@@ -100,6 +110,51 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     return target
 
 
+def save_state(folder: Path, state: RunState) -> None:
+    """Replace the state in a round's folder: what its evaluation added, while weights and moments stay.
+
+    Raises
+    ------
+    CheckpointError
+        When it cannot be written; the state before stays.
+    """
+    path = folder / f"round-{state.round:06d}" / "state.json"
+    try:
+        write_json(path, asdict(state))
+    except OSError as error:
+        raise CheckpointError(
+            f"room for the scores of round {state.round}", str(error), str(path),
+            "free space and run again with resume=true",
+        ) from error  # fmt: skip
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Rename an earlier run's checkpoints, so that a new run neither prunes them nor is taken for it.
+
+    Returns
+    -------
+    Path or None
+        Where they are now; None when there were none.
+
+    Raises
+    ------
+    CheckpointError
+        When they cannot be renamed.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return None
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}-before-{number}")).exists():
+        number += 1
+    try:
+        folder.rename(aside)
+    except OSError as error:
+        raise CheckpointError(
+            "an output folder that can be written", str(error), str(folder), "choose another output_dir"
+        ) from error
+    return aside
+
+
 def latest(folder: Path) -> Checkpoint:
     """Read the newest whole checkpoint.
 
@@ -116,9 +171,7 @@ def latest(folder: Path) -> Checkpoint:
     path = complete[-1]
     try:
         state = RunState(**json.loads((path / "state.json").read_text()))
-        moments = {
-            file.stem.removeprefix("moments-"): load_file(file) for file in sorted(path.glob("moments-*.safetensors"))
-        }
+        moments = {body: load_file(path / f"moments-{body}.safetensors") for body in state.bodies}
         return Checkpoint(state, load_file(path / "weights.safetensors"), moments)
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise CheckpointError(

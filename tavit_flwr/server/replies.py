@@ -16,6 +16,7 @@ from tavit_flwr.server.aggregation import ClientWeights, Weights, check_state
 from tavit_flwr.server.enrolment import Participant
 from tavit_flwr.server.rounds import Round
 from tavit_flwr.server.schedule import RoundPlan
+from tavit_flwr.server.sessions import Session
 from tavit_flwr.wire.records import ARRAYS, METRICS, arrays_bytes, arrays_to_parts
 
 logger = logging.getLogger("flwr")
@@ -66,6 +67,7 @@ def sort_replies(opened: Round, replies: Iterable[Message], weights: Weights, ki
                 opened.lost.add(node)
             continue
         try:
+            _check_steps(session, who)
             usable.append(_read(opened, message, participant, weights, who, kind))
         except Exception as error:  # whatever a node can put into a reply costs that node and nobody else
             opened.problems.append(f"{who}: {type(error).__name__}: {error}")
@@ -110,6 +112,12 @@ def _read(
     check_state(tail, weights.tails[participant.task], f"{who}, tail")
     examples = metrics[kind.counted]
     return Reply(participant, metrics, ClientWeights(participant.client, participant.task, examples, head, tail))
+
+
+def _check_steps(session: Session, who: str) -> None:
+    """A client may say that it is done; the body service knows."""
+    if session.steps_done < session.steps:
+        raise ProtocolError(f"{session.steps} steps", f"{session.steps_done} that the body service saw", who)
 
 
 def _number(name: str, value: object, who: str) -> float:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tavit_flwr.errors import ConfigError
 from tavit_flwr.files import write_json
 from tavit_flwr.payloads import set_metric
 from tavit_flwr.server.replies import Reply
@@ -18,6 +20,7 @@ from tavit_flwr.server.schedule import RoundPlan
 logger = logging.getLogger("flwr")
 
 _SCORES = ("psnr-db", "ssim", "input-psnr-db", "input-ssim", "psnr-y-db", "ssim-y")
+_SECONDS = frozenset({"wall_s", "first_step_time"})
 _LOSSES_AND_TIMES = ("loss-first", "loss-last", "loss-mean", "compute-s", "wait-s")
 
 
@@ -38,9 +41,20 @@ class Report:
         self.history = history
         self._totals = totals
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
         self._lines = folder / "metrics.jsonl"
-        self._lines.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in history))
+
+    def open(self) -> None:
+        """Begin the files: earlier results are not this run's, and lines of rounds that were not saved are dropped.
+
+        Raises
+        ------
+        ConfigError
+            When the folder cannot be written.
+        """
+        with _written(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / "results.json").unlink(missing_ok=True)
+            self._lines.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in self.history))
 
     def count(self, amounts: Mapping[str, float]) -> None:
         """Add to the totals."""
@@ -53,11 +67,16 @@ class Report:
         up, down = opened.total_bytes()
         body_steps = sum(cohort.steps_done for cohort in opened.cohorts)
         self.count({"steps": steps, "body_steps": body_steps, "bytes_up": up, "bytes_down": down})
+        self.count({"step_bytes": opened.frame_bytes()})
+        began = min((session.began for _, session in opened.sessions.values() if session.began), default=0.0)
+        self._totals.setdefault("first_step_time", began)
+        session_s = max((reply.metrics["wall-s"] for reply in usable), default=0.0)
         for task, replies in _by_task(usable).items():
             line = {
                 "event": "train", "round": plan.index, "cycle": plan.half_cycle, "phase": plan.phase,
                 "task": task, "clients": [reply.participant.client for reply in replies],
-                "bytes_up": up, "bytes_down": down, "wall_s": round(wall_s, 3), "left_out": opened.problems,
+                "round_bytes_up": up, "round_bytes_down": down, "round_wall_s": round(wall_s, 3),
+                "round_session_s": round(session_s, 3), "left_out": opened.problems,
             }  # fmt: skip
             for key in _LOSSES_AND_TIMES:
                 line[key.replace("-", "_")] = sum(reply.metrics[key] for reply in replies) / len(replies)
@@ -111,11 +130,21 @@ class Report:
                 continue
             before = tasks.get(line["task"], {}).get("before", {"psnr_db": line["psnr_db"], "ssim": line["ssim"]})
             scores = {key.replace("-", "_"): line[key.replace("-", "_")] for key in _SCORES}
-            sets = line.get("sets", {})
-            tasks[line["task"]] = {**scores, "images": line["images"], "sets": sets, "before": before}
-        totals = {name: value if name == "wall_s" else int(value) for name, value in self._totals.items()}
+            tasks[line["task"]] = {
+                **scores, "images": line["images"], "sets": line.get("sets", {}), "round": line["round"],
+                "before": before,
+            }  # fmt: skip
+        last = max((row["round"] for row in tasks.values()), default=0)
+        for task, row in tasks.items():
+            row["stale"] = row["round"] < last
+            if row["stale"]:
+                logger.warning(
+                    "%s: nobody scored it after round %s; its scores are of round %s", task, last, row["round"]
+                )
+        totals = {name: value if name in _SECONDS else int(value) for name, value in self._totals.items()}
         path = self._folder / "results.json"
-        write_json(path, {"tasks": tasks, **totals, "rounds": rounds, "config": config})
+        with _written(self._folder):
+            write_json(path, {"tasks": tasks, **totals, "rounds": rounds, "config": config})
         logger.info("held-out images, PSNR:\n%s", table(self.history))
         logger.info("results: %s", path)
         return path
@@ -123,8 +152,19 @@ class Report:
     def _add(self, line: dict[str, Any]) -> None:
         line["time"] = time.time()
         self.history.append(line)
-        with self._lines.open("a") as handle:
+        with _written(self._folder), self._lines.open("a") as handle:
             handle.write(json.dumps(line, sort_keys=True) + "\n")
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            "an output folder that can be written", str(error), str(folder),
+            "free space or correct output_dir, and run again with resume=true if rounds were saved",
+        ) from error  # fmt: skip
 
 
 def table(history: Sequence[dict[str, Any]]) -> str:

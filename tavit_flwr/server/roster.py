@@ -11,14 +11,13 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from tavit_flwr.config import TavitConfig
-from tavit_flwr.errors import ConfigError, QuorumError
+from tavit_flwr.errors import QuorumError
 from tavit_flwr.server.enrolment import Participant, question, read_answer
 from tavit_flwr.server.waiting import pause_s, wait_for_nodes
 
 logger = logging.getLogger("flwr")
 
-_OWN_FOLDER = "give every SuperNode on one machine its own state-dir"
-_TWICE = f"expected a name of its own for every client; {_OWN_FOLDER}"
+_TWICE = "expected a name of its own for every client; give every SuperNode on one machine its own state-dir"
 
 
 class Roster:
@@ -59,14 +58,13 @@ class Roster:
         Returns
         -------
         list of Participant
-            Sorted by client name. Nodes that answer with an error, or not at all, are reported and left out.
+            Sorted by client name. Nodes that answer with an error, or not at all, or with the name of another are
+            reported and left out.
 
         Raises
         ------
         QuorumError
             When fewer than ``federation.min_nodes`` connect or can take part.
-        ConfigError
-            When two nodes go by one name.
         """
         federation = self._config.federation
         nodes = wait_for_nodes(self._grid, federation.min_nodes, federation.wait_for_nodes_s)
@@ -74,15 +72,14 @@ class Roster:
         self._listen(nodes, federation.enrol_timeout_s)
         for node in sorted(self._asked.values()):
             self._problem(node, f"node {node}: no answer within {federation.enrol_timeout_s:g} s")
+        for one in _namesakes(self._present(nodes)):
+            self._problem(one.node_id, f"node {one.node_id}, client {one.client}: {_TWICE}")
         participants = self._present(nodes)
         if len(participants) < federation.min_nodes:
             raise QuorumError(
                 f"at least {federation.min_nodes} nodes that can take part", f"{len(participants)}", "enrolment",
                 "; ".join(self._problems.values()) or "start more nodes",
             )  # fmt: skip
-        twice = [name for name, count in Counter(one.client for one in participants).items() if count > 1]
-        if twice:
-            raise ConfigError("a name of its own for every client", f"{twice} more than once", "enrolment", _OWN_FOLDER)
         _say_who(participants, self._config)
         self._there = {one.node_id for one in participants}
         return participants
@@ -200,11 +197,44 @@ class Roster:
         self.doubt(known)
         self._ask(known)
         self._listen(known, self._config.federation.late_timeout_s)
-        seen: set[str] = set()
-        for one in sorted(self._present(nodes), key=lambda one: one.node_id not in before):
-            if one.client in seen:
-                self._problem(one.node_id, f"node {one.node_id}, client {one.client}: {_TWICE}")
-            seen.add(one.client)
+        for one in _namesakes(sorted(self._present(nodes), key=lambda one: one.node_id not in before)):
+            self._problem(one.node_id, f"node {one.node_id}, client {one.client}: {_TWICE}")
+
+
+def _namesakes(participants: Sequence[Participant]) -> list[Participant]:
+    """Those that go by a name which one before them has."""
+    first: dict[str, Participant] = {}
+    return [one for one in participants if first.setdefault(one.client, one) is not one]
+
+
+def check_returned(before: Mapping[str, str], participants: Sequence[Participant]) -> None:
+    """Compare who takes part in a resumed run with who did before it stopped.
+
+    Parameters
+    ----------
+    before : mapping
+        Client to task.
+    participants : sequence of Participant
+        Who is there now.
+
+    Raises
+    ------
+    QuorumError
+        When a task that was trained has nobody left: the run would not be the one that was stopped.
+    """
+    now = {one.client: one.task for one in participants}
+    gone = sorted(set(before.values()) - set(now.values()))
+    if gone:
+        raise QuorumError(
+            f"clients of the stopped run's tasks {sorted(set(before.values()))}", f"none of {gone}", "resume=true",
+            "start their nodes and resume again, or start a new run in another output_dir",
+        )  # fmt: skip
+    missing, new = sorted(before.keys() - now.keys()), sorted(now.keys() - before.keys()) if before else []
+    if missing or new:
+        logger.warning(
+            "resumed with other clients than the stopped run's: without %s, with %s besides",
+            ", ".join(missing) or "nobody", ", ".join(new) or "nobody",
+        )  # fmt: skip
 
 
 def _say_who(participants: Sequence[Participant], config: TavitConfig) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from flwr.app import Message, MessageType
+from flwr.app import ArrayRecord, Message, MessageType
 
 from tavit_flwr.config import TavitConfig
 from tavit_flwr.data import labels_of
@@ -16,7 +16,6 @@ from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.cohort import Cohort, Member
 from tavit_flwr.server.enrolment import Participant
 from tavit_flwr.server.schedule import RoundPlan
-from tavit_flwr.server.selection import evaluators
 from tavit_flwr.server.sessions import EVALUATE, Session
 from tavit_flwr.split.phases import PHASES
 from tavit_flwr.wire.records import Order, arrays_bytes, content_of, parts_to_arrays
@@ -44,6 +43,8 @@ class Round:
         Node id to the time at which its session was first seen to have ended early.
     labels : dict
         Task to the sets of held-out images that its scores may be told apart by.
+    arrays : dict
+        Task to head and tail as they travel, made once for all clients of a task.
     """
 
     sessions: dict[int, tuple[Participant, Session]] = field(default_factory=dict)
@@ -55,6 +56,7 @@ class Round:
     lost: set[int] = field(default_factory=set)
     ended: dict[int, float] = field(default_factory=dict)
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    arrays: dict[str, ArrayRecord] = field(default_factory=dict)
 
     def sender(self, reply: Message) -> int:
         """The node that was asked; the SuperLink answers in its own name for a node that it has given up."""
@@ -72,6 +74,18 @@ class Round:
             if session.error or (session.cohort is not None and session.client in session.cohort.left):
                 self.ended.setdefault(node, now)
         return all(now - self.ended.get(node, now) >= grace_s for node in nodes)
+
+    def absorb(self, other: Round) -> None:
+        """Take over what another round of the same evaluation held."""
+        self.sessions |= other.sessions
+        self.bytes_up += other.bytes_up
+        self.bytes_down += other.bytes_down
+        self.problems += other.problems
+
+    def frame_bytes(self) -> int:
+        """Bytes of all sessions' frames, both directions: what the steps themselves cost."""
+        ledgers = [session.ledger for _, session in self.sessions.values()]
+        return sum(ledger.total(direction) for ledger in ledgers for direction in ("up", "down"))
 
     def total_bytes(self) -> tuple[int, int]:
         """Bytes up and down: frames of all sessions, and weights in messages."""
@@ -137,14 +151,14 @@ class RoundOpener:
         return opened, messages
 
     def evaluate(
-        self, plan: RoundPlan, participants: Sequence[Participant], weights: Weights, *, pictures: bool
+        self, plan: RoundPlan, chosen: Sequence[Participant], weights: Weights, *, pictures: bool
     ) -> tuple[Round, list[Message]]:
-        """Open one evaluation session per client that holds images out (see `evaluators`)."""
+        """Open one evaluation session for each of these clients."""
         opened = Round(labels={task: labels_of(self.config, task) for task in self.config.tasks})
         for host in self.hosts.values():
             host.begin_phase(moves=False)
         messages = []
-        for one in evaluators(participants):
+        for one in chosen:
             session = Session(one.client, one.task, self.hosts[one.enrolment.body], EVALUATE, 0)
             order = self._order(session, plan, 0, pictures=pictures)
             messages.append(self._message(opened, one, session, order, weights, MessageType.EVALUATE))
@@ -173,7 +187,9 @@ class RoundOpener:
         opened: Round, one: Participant, session: Session, order: Order, weights: Weights, kind: str
     ) -> Message:
         opened.sessions[one.node_id] = (one, session)
-        arrays = parts_to_arrays(weights.heads[one.task], weights.tails[one.task])
+        arrays = opened.arrays.get(one.task)
+        if arrays is None:
+            arrays = opened.arrays[one.task] = parts_to_arrays(weights.heads[one.task], weights.tails[one.task])
         opened.bytes_down += arrays_bytes(arrays)
         message = Message(content=content_of(order=order, arrays=arrays), message_type=kind, dst_node_id=one.node_id)
         opened.messages.append(message)

@@ -29,6 +29,8 @@ class RoundPlan:
         Place on the paper's axis at the end of the phase: 0.5, 1.0, 1.5, ... with two phases a cycle.
     progress : float
         Share of the run's steps that earlier rounds have done, in ``[0, 1)``.
+    turn : int
+        How many rounds of this kind came before, in the whole run.
     """
 
     index: int
@@ -39,6 +41,7 @@ class RoundPlan:
     ends_phase: bool
     half_cycle: float
     progress: float = 0.0
+    turn: int = 0
 
 
 def plan(schedule: ScheduleConfig) -> list[RoundPlan]:
@@ -59,6 +62,7 @@ def plan(schedule: ScheduleConfig) -> list[RoundPlan]:
                         ends_phase=number == phase.rounds,
                         half_cycle=cycle - 1 + position / len(schedule.phases),
                         progress=done / total,
+                        turn=sum(one.phase == phase.kind for one in rounds),
                     )
                 )
                 done += phase.steps

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-
-import torch
+from collections.abc import Container, Sequence
 
 from tavit_flwr.config import TavitConfig
 from tavit_flwr.errors import ConfigError
-from tavit_flwr.seeding import generator
+from tavit_flwr.seeding import derive_seed
 from tavit_flwr.server.enrolment import Participant
 from tavit_flwr.server.schedule import RoundPlan
 from tavit_flwr.split.phases import PHASES
@@ -25,6 +23,11 @@ def check_cohort(participants: Sequence[Participant], config: TavitConfig) -> in
     ConfigError
         When ``federation.cohort=all`` asks for more clients at once than there are slots.
     """
+    if len(participants) > config.wire.max_sessions:
+        raise ConfigError(
+            f"at most {config.wire.max_sessions} clients", f"{len(participants)}",
+            "configuration key 'wire.max_sessions'", f"set wire.max_sessions={len(participants)} or more",
+        )  # fmt: skip
     limits = [participant.enrolment.slots for participant in participants if participant.enrolment.slots]
     together = any(PHASES[phase.kind].body_moves for phase in config.schedule.phases)
     if not limits or not together or len(participants) <= min(limits):
@@ -42,32 +45,54 @@ def check_cohort(participants: Sequence[Participant], config: TavitConfig) -> in
         "only %s of %s clients can run at once: in phases where the body moves, they take turns by rounds; %s",
         min(limits), len(participants), hint,
     )  # fmt: skip
+    turns = config.schedule.cycles * sum(one.rounds for one in config.schedule.phases if PHASES[one.kind].body_moves)
+    if turns * min(limits) < len(participants):
+        logger.warning(
+            "%s of %s clients never step a body in this run: more rounds of fewer steps give all of them a turn",
+            len(participants) - turns * min(limits), len(participants),
+        )  # fmt: skip
     return min(limits)
 
 
 def select(participants: Sequence[Participant], plan: RoundPlan, cohort: int, config: TavitConfig) -> list[Participant]:
-    """Choose who takes part in a round, seeded by the run's seed and the round's name.
+    """Choose who takes part in a round.
+
+    Where not all can, rounds of one kind rotate through one seeded order over the whole run; in it every task comes
+    once before any comes twice.
 
     Parameters
     ----------
     participants : sequence of Participant
-        Sorted by client name.
+        Those that are there; the order of the others stays when some come or go.
     plan : RoundPlan
         The round.
     cohort : int
-        Most clients at once where the body moves; 0 for no limit. Rounds then rotate through a seeded order.
+        Most clients at once where the body moves; 0 for no limit.
     config : TavitConfig
         For ``federation.fraction``.
+
+    Returns
+    -------
+    list of Participant
+        Sorted by client name.
     """
-    draws = generator(config.seed, "select", plan.cycle, plan.phase)
-    order = [participants[int(index)] for index in torch.randperm(len(participants), generator=draws)]
+    order = _rotation(participants, plan.phase, config.seed)
     count = max(1, round(config.federation.fraction * len(order)))
-    limited = bool(cohort) and PHASES[plan.phase].body_moves
-    if limited:
+    if cohort and PHASES[plan.phase].body_moves:
         count = min(count, cohort)
-    start = (plan.round - 1) * count if count < len(order) else 0
+    start = plan.turn * count if count < len(order) else 0
     chosen = [order[(start + offset) % len(order)] for offset in range(count)]
     return sorted(chosen, key=lambda participant: participant.client)
+
+
+def _rotation(participants: Sequence[Participant], phase: str, seed: int) -> list[Participant]:
+    drawn = sorted(participants, key=lambda one: derive_seed(seed, "select", phase, one.client))
+    seen: dict[str, int] = {}
+    ranked = []
+    for place, one in enumerate(drawn):
+        ranked.append((seen.get(one.task, 0), place, one))
+        seen[one.task] = seen.get(one.task, 0) + 1
+    return [one for _, _, one in sorted(ranked, key=lambda item: item[:2])]
 
 
 def evaluators(participants: Sequence[Participant]) -> list[Participant]:
@@ -80,3 +105,12 @@ def evaluators(participants: Sequence[Participant]) -> list[Participant]:
             if one.enrolment.shared_held_out:
                 shared.add(one.task)
     return chosen
+
+
+def substitutes(
+    participants: Sequence[Participant], asked: Container[int], scored: Container[str]
+) -> list[Participant]:
+    """For each task without scores, the next client that holds the same images and has not been asked."""
+    others = [one for one in participants if one.enrolment.shared_held_out and one.enrolment.held_out_images]
+    waiting = [one for one in others if one.node_id not in asked and one.task not in scored]
+    return list({one.task: one for one in reversed(waiting)}.values())

@@ -35,6 +35,8 @@ class Session:
         Where its frames come and go.
     instance : str
         What the first stream drew for itself: only that one may come back.
+    began : float
+        Unix time of its first frame; 0 before.
     steps_done : int
         Steps that were finished.
     error : str
@@ -50,6 +52,7 @@ class Session:
     shape: tuple[int, ...] | None = None
     exchange: Exchange = field(default_factory=Exchange)
     instance: str = ""
+    began: float = 0.0
     steps_done: int = 0
     error: str = ""
 

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import logging
-import time
-import uuid
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from tavit_flwr.config import TavitConfig, to_dict, to_json
+from tavit_flwr.config import TavitConfig, to_json
 from tavit_flwr.errors import ConfigError, QuorumError
-from tavit_flwr.server.aggregation import Weights, average
+from tavit_flwr.server.aggregation import Weights, average, check_state
 from tavit_flwr.server.body_service import BodyService
-from tavit_flwr.server.checkpoint import Checkpoint, RunState, save
+from tavit_flwr.server.checkpoint import Checkpoint
 from tavit_flwr.server.cost import estimate
 from tavit_flwr.server.enrolment import Participant
 from tavit_flwr.server.initial import build_hosts, load_weights, step_shape
+from tavit_flwr.server.record import RunRecord
 from tavit_flwr.server.replies import FROZEN, MOVED, SCORES, Reply, ReplyKind, check_quorum, sort_replies
-from tavit_flwr.server.report import Report
-from tavit_flwr.server.roster import Roster
+from tavit_flwr.server.roster import Roster, check_returned
 from tavit_flwr.server.rounds import Round, RoundOpener
 from tavit_flwr.server.schedule import RoundPlan, plan
-from tavit_flwr.server.selection import check_cohort, select
+from tavit_flwr.server.selection import check_cohort, evaluators, select, substitutes
 from tavit_flwr.server.waiting import PatientGrid
 from tavit_flwr.split.phases import PHASES
 
@@ -59,16 +58,14 @@ class TAViT(Strategy):
             raise ConfigError("an absolute folder", repr(str(output_dir)), "configuration key 'output_dir'")
         self.config = config
         self.plans = plan(config.schedule)
-        self.state = resume_from.state if resume_from else RunState(uuid.uuid4().hex, 0, to_dict(config))
-        self._start = self.state.round
+        self._record = RunRecord(config, output_dir, resume_from)
+        self.state = self._record.state
         self._output_dir = output_dir
-        self._report = Report(output_dir, self.state.history, self.state.totals)
         self._hosts = build_hosts(config, resume_from.moments if resume_from else {})
         self._participants: list[Participant] = []
         self._cohort = 0
         self._round = Round()
-        self._round_began = 0.0
-        self._clock = 0.0
+        self._evaluate: Callable[[Iterable[Message]], Iterable[Message]]
         self._weights: Weights
         self._opener: RoundOpener
         self._roster: Roster
@@ -82,7 +79,7 @@ class TAViT(Strategy):
         logger.info("\t├── %s cycles of: %s", self.config.schedule.cycles, schedule)
         for line in estimate(self.config).lines():
             logger.info("\t├── %s", line)
-        logger.info("\t├── rounds: %s of %s already done", self._start, len(self.plans))
+        logger.info("\t├── rounds: %s of %s already done", self._record.start, len(self.plans))
         logger.info("\t└── outputs: %s", self._output_dir)
 
     def start(
@@ -111,12 +108,12 @@ class TAViT(Strategy):
         ConfigError
             When the cohort cannot run at once and ``federation.cohort=all``.
         """
-        remaining = len(self.plans) - self._start
+        remaining = len(self.plans) - self._record.start
         rounds = remaining if num_rounds is None else min(num_rounds, remaining)
         timeout_s = self.config.federation.round_timeout_s if timeout is None else timeout
         self._weights = Weights.from_arrays(initial_arrays)
         load_weights(self._hosts, self._weights, self.config)
-        self._clock = time.monotonic()
+        self._record.start_clock()
         with BodyService(self.config.wire, self.config.compute.server_threads) as service:
             self._opener = RoundOpener(
                 service, self._hosts, self.config, to_json(self.config), self.state.run_key, step_shape(self.config)
@@ -125,15 +122,15 @@ class TAViT(Strategy):
             if service.certificate is None:
                 logger.warning("wire.insecure: tokens, features and gradients travel readable; anyone may listen in")
             patient = PatientGrid(grid, self._hopeless)
+            self._evaluate = partial(patient.send_and_receive, timeout=timeout_s)
             self._roster = Roster(patient, self.config)
             self._take_in(self._roster.gather())
-            if self.config.schedule.evaluate_first and self._start == 0:
-                self._evaluate_first(patient, timeout_s)
+            self._record.open()
+            self._evaluate_pending()
             result = super().start(
                 patient, initial_arrays, rounds, timeout_s, train_config, evaluate_config, evaluate_fn
             )
-        self._count_wall()
-        self._report.results(to_dict(self.config), self.state.round)
+        self._record.finish()
         return result
 
     def configure_train(
@@ -143,7 +140,7 @@ class TAViT(Strategy):
         current = self._plan(server_round)
         self._take_in(self._roster.refresh())
         chosen = select(self._participants, current, self._cohort, self.config)
-        self._round_began = time.monotonic()
+        self._record.begin_round()
         self._round, messages = self._opener.train(current, chosen, self._weights, self.state.versions)
         self._round.problems += self._roster.absent
         logger.info(
@@ -155,12 +152,14 @@ class TAViT(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average heads and tails task by task, and take the bodies over from the service.
+        """Average heads and tails task by task, take the bodies over from the service, and write the checkpoint.
 
         Raises
         ------
         QuorumError
             When fewer than ``federation.quorum`` of the round's clients gave a usable reply.
+        ProtocolError
+            When a body's weights are no longer finite; the checkpoint before is whole.
         """
         current = self._plan(server_round)
         phase = PHASES[current.phase]
@@ -173,41 +172,36 @@ class TAViT(Strategy):
         for reply in usable if phase.client_moves else ():
             self.state.versions[reply.participant.client] = current.index
         if phase.body_moves:
-            self._weights.bodies = {name: host.state() for name, host in self._hosts.items()}
-        self._report.training(current, self._round, usable, time.monotonic() - self._round_began)
+            bodies = {name: host.state() for name, host in self._hosts.items()}
+            for name, state in bodies.items():
+                check_state(state, self._weights.bodies[name], f"body '{name}' after round {current.index}")
+            self._weights.bodies = bodies
+        self._record.trained(current, self._round, usable, self._weights, self._hosts)
         return self._weights.to_arrays(), MetricRecord({"steps": sum(reply.metrics["steps"] for reply in usable)})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """After every phase, ask all clients to restore their held-out images."""
+        """After every phase, ask clients to restore their held-out images."""
         current = self._plan(server_round)
-        if not current.ends_phase:
-            self._round = Round()
-            return []
-        pictures = self.config.evaluation.pictures and current.index == len(self.plans)
-        self._round, messages = self._opener.evaluate(current, self._participants, self._weights, pictures=pictures)
-        return messages
+        self._round = Round()
+        return self._ask_for_scores(current, evaluators(self._participants)) if current.ends_phase else []
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Average the clients' scores task by task, and write the round's checkpoint."""
+        """Average the clients' scores task by task, and add them to the round's checkpoint."""
         current = self._plan(server_round)
-        self.state.round = current.index
-        try:
-            return self._score(current, replies)
-        finally:  # the round's training is done, whatever became of its evaluation
-            self._count_wall()
-            moments = {name: host.moments() for name, host in self._hosts.items()}
-            checkpoint = Checkpoint(self.state, self._weights.flat(), moments)
-            save(self._output_dir / "checkpoints", checkpoint, self.config.keep_checkpoints)
+        return self._score(current, replies) if current.ends_phase else None
 
     def _plan(self, server_round: int) -> RoundPlan:
-        return self.plans[self._start + server_round - 1]
+        return self.plans[self._record.start + server_round - 1]
 
     def _take_in(self, participants: list[Participant]) -> None:
         if participants != self._participants:
             self._cohort = check_cohort(participants, self.config)
+        if self._record.resumed and not self._participants:
+            check_returned(self.state.participants, participants)
         self._participants = participants
+        self.state.participants |= {one.client: one.task for one in participants}
 
     def _sort(self, replies: Iterable[Message], kind: ReplyKind) -> list[Reply]:
         """Sort replies; who did not answer for itself takes no part until it has said that it is there."""
@@ -220,25 +214,33 @@ class TAViT(Strategy):
         """A client whose session has ended early answers with an error, or not at all: it waits this long itself."""
         return self._round.hopeless(nodes, 2 * self.config.wire.step_timeout_s)
 
-    def _evaluate_first(self, grid: Grid, timeout_s: float) -> None:
-        before = RoundPlan(0, 0, "before training", 0, 0, True, 0.0)
-        self._round, messages = self._opener.evaluate(before, self._participants, self._weights, pictures=False)
-        self._score(before, grid.send_and_receive(messages, timeout=timeout_s))
+    def _evaluate_pending(self) -> None:
+        """Evaluate before training, or what a stopped run had trained and not evaluated."""
+        start = self._record.start
+        pending = self.plans[start - 1] if start and not self.state.evaluated else None
+        if start == 0 and self.config.schedule.evaluate_first:
+            pending = RoundPlan(0, 0, "before training", 0, 0, True, 0.0)
+        if pending:
+            self._score(pending, self._evaluate(self._ask_for_scores(pending, evaluators(self._participants))))
+
+    def _ask_for_scores(self, current: RoundPlan, chosen: Sequence[Participant]) -> list[Message]:
+        pictures = self.config.evaluation.pictures and current.index == len(self.plans)
+        self._round, messages = self._opener.evaluate(current, chosen, self._weights, pictures=pictures)
+        return messages
 
     def _score(self, current: RoundPlan, replies: Iterable[Message]) -> MetricRecord | None:
-        usable = self._sort(replies, SCORES)
-        if not self._round.sessions:
-            return None
+        """Average the scores; where a task has none, ask the next client that holds the same images."""
+        opened, usable = self._round, self._sort(replies, SCORES)
+        while others := substitutes(self._participants, opened.sessions, {one.participant.task for one in usable}):
+            logger.warning("asked for scores instead: %s", ", ".join(one.client for one in others))
+            messages = self._ask_for_scores(current, others)
+            usable += self._sort(self._evaluate(messages), SCORES)
+            opened.absorb(self._round)
         self._opener.service.end_round()
-        if not usable:
+        if opened.sessions and not usable:
             raise QuorumError(
                 "scores from at least one client", "none", f"evaluation after {current.phase}",
-                "; ".join(self._round.problems),
+                "; ".join(opened.problems) + "; run again with resume=true when they are back",
             )  # fmt: skip
-        psnr_db = self._report.evaluation(current, self._round, usable)
-        return MetricRecord({f"{task}-psnr-db": value for task, value in psnr_db.items()})
-
-    def _count_wall(self) -> None:
-        now = time.monotonic()
-        self._report.count({"wall_s": now - self._clock})
-        self._clock = now
+        psnr_db = self._record.scored(current, opened, usable)
+        return MetricRecord({f"{task}-psnr-db": value for task, value in psnr_db.items()}) if usable else None

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tavit_flwr.errors import CheckpointError
+from tavit_flwr.server.checkpoint import latest
 
 SCHEDULE = ("task-specific", "task-agnostic", "joint")
 
@@ -109,6 +110,39 @@ def test_a_store_that_is_gone_is_said(tiny, make_phases, fake_grid, run, tmp_pat
     assert "lost their private store" in caplog.text
     assert "p0001" in caplog.text
     assert differing(kept.weights, lost.weights), "the moments of the first round made no difference"
+
+
+def test_killed_between_training_and_evaluation(config, fake_grid, run, tmp_path, monkeypatch):
+    """The round stays trained, and a resumed run evaluates it first: scores and weights as if never stopped."""
+    reference = run(config, tmp_path / "whole", fake_grid(3))
+
+    class Killed(BaseException):
+        pass
+
+    def killed(self, current, opened, usable):
+        raise Killed
+
+    for resume in (False, True):  # in the evaluation after the phase, and again in the one that makes up for it
+        with monkeypatch.context() as patch:
+            patch.setattr("tavit_flwr.server.record.RunRecord.scored", killed)
+            with pytest.raises(Killed):
+                run(config, tmp_path / "parts", fake_grid(3), resume=resume)
+        assert not latest(tmp_path / "parts" / "checkpoints").state.evaluated
+    assert latest(tmp_path / "parts" / "checkpoints").state.round == 2
+    assert_equal(run(config, tmp_path / "parts", fake_grid(3), resume=True), reference)
+
+
+def test_a_second_run_in_the_same_folder_is_itself(tiny, make_phases, fake_grid, run, tmp_path):
+    """It neither prunes the first one's checkpoints nor goes on from them."""
+    config = tiny(make_phases("task-specific", rounds=3), "keep_checkpoints=2")
+    first = run(config, tmp_path / "out", fake_grid(2))
+    run(config, tmp_path / "out", fake_grid(2), rounds=1)
+    second = run(config, tmp_path / "out", fake_grid(2), resume=True, rounds=1)
+    assert second.state.round == 2
+    assert second.state.run_key != first.state.run_key
+    kept = latest(tmp_path / "out" / "checkpoints-before-1")
+    assert kept.state == first.state
+    assert differing(kept.weights, first.weights) == []
 
 
 def test_resuming_another_experiment_is_refused(config, fake_grid, run, tmp_path, tiny, make_phases):

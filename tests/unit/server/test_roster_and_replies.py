@@ -15,10 +15,10 @@ from tavit_flwr.server import waiting
 from tavit_flwr.server.aggregation import Weights
 from tavit_flwr.server.enrolment import Participant
 from tavit_flwr.server.replies import MOVED, SCORES, sort_replies
-from tavit_flwr.server.roster import Roster
+from tavit_flwr.server.roster import Roster, check_returned
 from tavit_flwr.server.rounds import Round
-from tavit_flwr.server.schedule import RoundPlan
-from tavit_flwr.server.selection import check_cohort, select
+from tavit_flwr.server.schedule import RoundPlan, plan
+from tavit_flwr.server.selection import check_cohort, evaluators, select, substitutes
 from tavit_flwr.server.sessions import EVALUATE, Session
 from tavit_flwr.server.waiting import wait_for_nodes
 from tavit_flwr.wire.records import Enrolment, parts_to_arrays
@@ -40,7 +40,7 @@ def config(**federation):
 
 
 def round_plan(number=1, phase="task-agnostic", cycle=1):
-    return RoundPlan(number, cycle, phase, number, 5, True, 1.0)
+    return RoundPlan(number, cycle, phase, number, 5, True, 1.0, turn=number - 1)
 
 
 def names(chosen):
@@ -62,6 +62,68 @@ def test_rotation_covers_everyone_and_repeats_nobody_before(count, cohort, cycle
     assert set(seen) == set(names(everyone))
     whole = count // size * size
     assert len(set(seen[:whole])) == whole
+
+
+def mixed(*tasks, shared=True):
+    """Clients of these tasks, each holding images out."""
+    return [
+        Participant(100 + index, Enrolment(f"p{index:04d}", task, "natural", 5, 1, shared_held_out=shared))
+        for index, task in enumerate(tasks)
+    ]
+
+
+def test_phases_of_one_round_rotate_over_the_whole_run():
+    """One round a phase and two cycles: the second cycle's cohort is another."""
+    schedule = ScheduleConfig(4, [PhaseConfig("task-specific", 1, 1), PhaseConfig("task-agnostic", 1, 1)])
+    moving = [one for one in plan(schedule) if one.phase == "task-agnostic"]
+    everyone = mixed("a", "a", "b", "b")
+    seen = [name for one in moving for name in names(select(everyone, one, 1, config()))]
+    assert sorted(seen) == names(everyone)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=9), st.integers(1, 9))
+def test_every_task_has_its_turn_before_any_has_two(tasks, cohort):
+    everyone = mixed(*tasks)
+    kinds = len(set(tasks))
+    seen = [
+        one.task
+        for number in range(1, 10)
+        for one in select(everyone, round_plan(number), min(cohort, kinds), config())
+    ]
+    first = seen[:kinds] if min(cohort, kinds) < len(tasks) else seen
+    assert set(first) == set(tasks)
+
+
+def test_who_comes_or_goes_does_not_move_the_others():
+    everyone = people(8)
+    order = [names(select(everyone, round_plan(number), 1, config()))[0] for number in range(1, 9)]
+    without = [one for one in everyone if one.client != order[7]]
+    assert [names(select(without, round_plan(number), 1, config()))[0] for number in range(1, 8)] == order[:7]
+
+
+def test_clients_that_never_have_a_turn_are_counted(caplog):
+    check_cohort(people(5, slots=2), config())
+    assert "3 of 5 clients never step a body" in caplog.text
+
+
+def test_more_clients_than_sessions_are_refused():
+    one = config()
+    one.wire.max_sessions = 3
+    with pytest.raises(ConfigError, match=r"wire\.max_sessions=4"):
+        check_cohort(people(4), one)
+    assert check_cohort(people(3), one) == 0
+
+
+def test_the_next_holder_of_the_same_images_stands_in():
+    everyone = mixed("a", "a", "a", "b")
+    asked = {one.node_id for one in evaluators(everyone)}
+    assert asked == {100, 103}
+    assert names(substitutes(everyone, asked, {"b"})) == ["p0001"]
+    assert names(substitutes(everyone, asked | {101}, {"b"})) == ["p0002"]
+    assert substitutes(everyone, asked, {"a", "b"}) == []
+    assert substitutes(everyone, asked | {101, 102}, {"b"}) == []
+    assert substitutes(mixed("a", "a", shared=False), {100}, set()) == []
 
 
 def test_the_cohort_limits_only_where_the_body_moves():
@@ -172,9 +234,28 @@ def test_nodes_that_cannot_take_part_are_named(caplog):
         gathered({1: GOOD, 5: answers[5]}, min_nodes=2)
 
 
-def test_two_nodes_of_one_name_are_refused():
-    with pytest.raises(ConfigError, match=r"p0001.*state-dir"):
-        gathered({1: GOOD, 2: GOOD})
+def test_of_two_nodes_of_one_name_the_second_is_left_out(caplog):
+    _, _, everyone = gathered({1: GOOD, 2: GOOD})
+    assert [one.node_id for one in everyone] == [1]
+    assert "left out: node 2, client p0001" in caplog.text
+    assert "state-dir" in caplog.text
+
+
+def test_a_resumed_run_says_who_is_missing_and_who_is_new(caplog):
+    _, _, everyone = gathered({1: GOOD})
+    check_returned({}, everyone)
+    check_returned({"p0001": "denoise"}, everyone)
+    assert caplog.text.count("other clients") == 0
+    check_returned({"p0001": "denoise", "p0009": "denoise"}, everyone)
+    assert "without p0009, with nobody besides" in caplog.text
+    check_returned({"p0009": "denoise"}, everyone)
+    assert "with p0001 besides" in caplog.text
+
+
+def test_a_resumed_run_without_a_task_is_refused():
+    _, _, everyone = gathered({1: GOOD})
+    with pytest.raises(QuorumError, match=r"deblock.*resume again"):
+        check_returned({"p0001": "denoise", "p0002": "deblock"}, everyone)
 
 
 def test_too_few_nodes_are_not_waited_for_for_ever():
@@ -271,7 +352,7 @@ def test_when_nobody_is_left_the_run_waits_and_then_ends():
 def test_the_superlink_may_answer_for_a_node_that_it_has_given_up(caplog):
     opened = Round()
     (one,) = people(1)
-    opened.sessions[one.node_id] = (one, Session(one.client, one.task, None, "joint", 5))
+    opened.sessions[one.node_id] = (one, Session(one.client, one.task, None, "joint", 5, steps_done=5))
     asked = Message(content=RecordDict(), message_type=MessageType.TRAIN, dst_node_id=one.node_id)
     asked.metadata.__dict__["_message_id"] = "asked"
     opened.messages.append(asked)
@@ -285,7 +366,7 @@ def test_the_superlink_may_answer_for_a_node_that_it_has_given_up(caplog):
 def test_an_error_of_a_node_s_own_does_not_put_it_in_doubt():
     opened = Round()
     (one,) = people(1)
-    opened.sessions[one.node_id] = (one, Session(one.client, one.task, None, "joint", 5))
+    opened.sessions[one.node_id] = (one, Session(one.client, one.task, None, "joint", 5, steps_done=5))
     asked = Message(content=RecordDict(), message_type=MessageType.TRAIN, dst_node_id=one.node_id)
     sort_replies(opened, [Message(error=Error(1001, "ModelError"), reply_to=asked)], WEIGHTS, MOVED)
     assert opened.lost == set()
@@ -328,7 +409,7 @@ def sort(*contents, expect_weights=True):
         good["arrays"] = parts_to_arrays(part(2.0), part(3.0))
     for one, content in zip(people(len(contents) + 1), (good, *contents), strict=True):
         phase = "joint" if expect_weights else EVALUATE
-        opened.sessions[one.node_id] = (one, Session(one.client, one.task, None, phase, 5))
+        opened.sessions[one.node_id] = (one, Session(one.client, one.task, None, phase, 5, steps_done=5))
         message = Message(content=RecordDict(), message_type=MessageType.TRAIN, dst_node_id=one.node_id)
         if isinstance(content, Error):
             replies.append(Message(error=content, reply_to=message))
@@ -405,7 +486,7 @@ def test_an_unknown_node_is_named_and_its_weights_are_not_used(caplog):
 def test_a_second_reply_of_one_node_is_not_used():
     opened = Round()
     (one,) = people(1)
-    opened.sessions[one.node_id] = (one, Session(one.client, one.task, None, "joint", 5))
+    opened.sessions[one.node_id] = (one, Session(one.client, one.task, None, "joint", 5, steps_done=5))
     message = Message(content=RecordDict(), message_type=MessageType.TRAIN, dst_node_id=one.node_id)
     replies = [Message(content=content(), reply_to=message) for _ in range(2)]
     assert len(sort_replies(opened, replies, WEIGHTS, MOVED)) == 1

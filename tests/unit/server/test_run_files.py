@@ -9,10 +9,18 @@ import torch
 
 from tavit_flwr import files
 from tavit_flwr.config import PhaseConfig, ScheduleConfig
-from tavit_flwr.errors import CheckpointError
+from tavit_flwr.errors import CheckpointError, ConfigError
 from tavit_flwr.payloads import EVALUATE_METRICS
 from tavit_flwr.server import checkpoint as module
-from tavit_flwr.server.checkpoint import Checkpoint, RunState, check_same_experiment, latest, save
+from tavit_flwr.server.checkpoint import (
+    Checkpoint,
+    RunState,
+    check_same_experiment,
+    latest,
+    save,
+    save_state,
+    set_aside,
+)
 from tavit_flwr.server.enrolment import Participant
 from tavit_flwr.server.replies import Reply
 from tavit_flwr.server.report import Report, table
@@ -39,7 +47,9 @@ def test_the_schedule_is_flattened_in_order():
 def make(index=1):
     weights = {"body/natural/w": torch.full((3,), float(index)), "head/denoise/w": torch.randn(2, 2)}
     moments = {"natural": {"0/exp_avg": torch.randn(3), "0/step": torch.tensor(4.0)}, "rain-1": {}}
-    state = RunState("key", index, {"seed": 1}, {"p0000": index}, [{"event": "train"}], {"steps": 5.0})
+    state = RunState(
+        "key", index, {"seed": 1}, versions={"p0000": index}, history=[{"event": "train"}], totals={"steps": 5.0}
+    )
     return Checkpoint(state, weights, moments)
 
 
@@ -140,6 +150,47 @@ def test_a_state_of_another_form_is_told(tmp_path, text):
         latest(tmp_path)
 
 
+def test_moments_that_are_missing_are_told(tmp_path):
+    """Without them a body would go on with fresh moments, and nobody would know."""
+    path = save(tmp_path, make(), 3)
+    (path / "moments-natural.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="moments-natural"):
+        latest(tmp_path)
+
+
+def test_scores_are_added_to_a_round_that_is_saved(tmp_path):
+    saved = make()
+    saved.state.evaluated = False
+    save(tmp_path, saved, 3)
+    assert not latest(tmp_path).state.evaluated
+    saved.state.evaluated = True
+    saved.state.history.append({"event": "evaluate"})
+    save_state(tmp_path, saved.state)
+    assert_same(latest(tmp_path), saved)
+
+
+def test_a_full_disk_leaves_the_state_before(tmp_path, monkeypatch):
+    saved = make()
+    save(tmp_path, saved, 3)
+    monkeypatch.setattr(module, "write_json", full)
+    with pytest.raises(CheckpointError, match=r"No space left.*resume=true"):
+        save_state(tmp_path, saved.state)
+
+
+def test_earlier_checkpoints_are_set_aside_and_whole(tmp_path):
+    folder = tmp_path / "checkpoints"
+    assert set_aside(folder) is None
+    first, second = make(1), make(2)
+    save(folder, first, 3)
+    aside = set_aside(folder)
+    assert not folder.exists()
+    save(folder, second, 3)
+    other = set_aside(folder)
+    assert aside != other
+    assert_same(latest(aside), first)
+    assert_same(latest(other), second)
+
+
 def test_no_checkpoint_is_told(tmp_path):
     for folder in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(CheckpointError, match="resume=false"):
@@ -199,8 +250,9 @@ def place(index):
     return RoundPlan(index, 1, "joint", 1, 5, True, index / 2)
 
 
-def test_the_results_are_the_last_scores_with_the_first_beside_them(tmp_path):
+def test_the_results_are_the_last_scores_with_the_first_beside_them(tmp_path, caplog):
     report = Report(tmp_path / "out", [], {"steps": 5.0, "wall_s": 1.5})
+    report.open()
     report.evaluation(place(0), Round(), [scores("a", "denoise", 21.0), scores("b", "deblock", 25.0)])
     # Clients of one task are averaged over images.
     after = report.evaluation(place(1), Round(), [scores("a", "denoise", 28.0, 3.0), scores("c", "denoise", 32.0, 1.0)])
@@ -212,9 +264,13 @@ def test_the_results_are_the_last_scores_with_the_first_beside_them(tmp_path):
     assert results["config"] == {"seed": 1}
     assert results["tasks"]["denoise"] == {
         "psnr_db": pytest.approx(29.0), "ssim": pytest.approx(0.29), "input_psnr_db": 20.0, "input_ssim": 0.5,
-        "psnr_y_db": 1.0, "ssim_y": 1.0, "images": 4, "sets": {}, "before": {"psnr_db": 21.0, "ssim": 0.21},
+        "psnr_y_db": 1.0, "ssim_y": 1.0, "images": 4, "sets": {}, "round": 1, "stale": False,
+        "before": {"psnr_db": 21.0, "ssim": 0.21},
     }  # fmt: skip
     assert results["tasks"]["deblock"]["psnr_db"] == 25.0
+    assert results["tasks"]["deblock"]["round"] == 0
+    assert results["tasks"]["deblock"]["stale"]
+    assert "deblock: nobody scored it after round 1" in caplog.text
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert lines == report.history
     assert len(lines) == 3
@@ -222,13 +278,39 @@ def test_the_results_are_the_last_scores_with_the_first_beside_them(tmp_path):
     assert "21.00" in table(report.history)
 
 
+def opened_report(folder, history):
+    report = Report(folder, history, {})
+    report.open()
+    return report
+
+
 def test_a_resumed_report_begins_with_the_lines_so_far(tmp_path):
     history = []
-    Report(tmp_path, history, {}).evaluation(place(0), Round(), [scores("a", "denoise", 21.0)])
+    opened_report(tmp_path, history).evaluation(place(0), Round(), [scores("a", "denoise", 21.0)])
     with (tmp_path / "metrics.jsonl").open("a") as handle:
         handle.write("a line of a round that has to be done again\n")
-    Report(tmp_path, history, {}).evaluation(place(1), Round(), [scores("a", "denoise", 22.0)])
+    opened_report(tmp_path, history).evaluation(place(1), Round(), [scores("a", "denoise", 22.0)])
     assert [json.loads(line)["psnr_db"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [21, 22]
+
+
+def test_earlier_results_stay_until_a_run_begins_and_are_never_its_own(tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    (tmp_path / "metrics.jsonl").write_text("earlier\n")
+    report = Report(tmp_path, [], {})
+    assert (tmp_path / "metrics.jsonl").read_text() == "earlier\n"
+    report.open()
+    assert not (tmp_path / "results.json").exists()
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_an_output_folder_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="output_dir"):
+        Report(tmp_path / "file" / "out", [], {}).open()
+    report = opened_report(tmp_path / "out", [])
+    monkeypatch.setattr("tavit_flwr.server.report.write_json", full)
+    with pytest.raises(ConfigError, match=r"No space.*output_dir"):
+        report.results({}, 0)
 
 
 def test_files_are_whole_or_absent(tmp_path, monkeypatch):

@@ -1,0 +1,102 @@
+"""What a run leaves on disk: metric lines, results, and a checkpoint after each round."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tavit_flwr.config import TavitConfig, to_dict
+from tavit_flwr.server.aggregation import Weights
+from tavit_flwr.server.body_host import BodyHost
+from tavit_flwr.server.checkpoint import Checkpoint, RunState, save, save_state, set_aside
+from tavit_flwr.server.replies import Reply
+from tavit_flwr.server.report import Report
+from tavit_flwr.server.rounds import Round
+from tavit_flwr.server.schedule import RoundPlan
+
+logger = logging.getLogger("flwr")
+
+
+class RunRecord:
+    """Keeps a run's state, in memory and in its output folder.
+
+    Parameters
+    ----------
+    config : TavitConfig
+        The experiment.
+    output_dir : Path
+        Gets everything.
+    resume_from : Checkpoint, optional
+        Whose state is continued.
+
+    Attributes
+    ----------
+    state : RunState
+        Grows with the run.
+    resumed : bool
+        Whether another process began it.
+    start : int
+        Rounds that were done before.
+    """
+
+    def __init__(self, config: TavitConfig, output_dir: Path, resume_from: Checkpoint | None) -> None:
+        self._config = config
+        self.state = resume_from.state if resume_from else RunState(uuid.uuid4().hex, 0, to_dict(config))
+        self.resumed = resume_from is not None
+        self.start = self.state.round
+        self._checkpoints = output_dir / "checkpoints"
+        self._report = Report(output_dir, self.state.history, self.state.totals)
+        self._clock = time.monotonic()
+        self._round_began = 0.0
+
+    def start_clock(self) -> None:
+        """Count seconds from now on."""
+        self._clock = time.monotonic()
+
+    def open(self) -> None:
+        """Begin the files, when it is known that the run can begin; a new run sets earlier checkpoints aside."""
+        aside = None if self.resumed else set_aside(self._checkpoints)
+        if aside:
+            logger.warning("checkpoints of an earlier run are now in %s", aside)
+        self._report.open()
+
+    def begin_round(self) -> None:
+        """Note when a round's orders are written."""
+        self._round_began = time.monotonic()
+
+    def trained(
+        self,
+        current: RoundPlan,
+        opened: Round,
+        usable: Sequence[Reply],
+        weights: Weights,
+        hosts: Mapping[str, BodyHost],
+    ) -> None:
+        """Report a round of training and write its checkpoint; its evaluation, if it has one, is still to come."""
+        self._report.training(current, opened, usable, time.monotonic() - self._round_began)
+        self.state.round, self.state.evaluated = current.index, not current.ends_phase
+        self._count_wall()
+        moments = {name: host.moments() for name, host in hosts.items()}
+        save(self._checkpoints, Checkpoint(self.state, weights.flat(), moments), self._config.keep_checkpoints)
+
+    def scored(self, current: RoundPlan, opened: Round, usable: Sequence[Reply]) -> dict[str, float]:
+        """Report an evaluation, add it to its round's checkpoint, and give each task's PSNR in dB."""
+        psnr_db = self._report.evaluation(current, opened, usable)
+        self.state.evaluated = True
+        self._count_wall()
+        if current.index:
+            save_state(self._checkpoints, self.state)
+        return psnr_db
+
+    def finish(self) -> None:
+        """Write the results."""
+        self._count_wall()
+        self._report.results(to_dict(self._config), self.state.round)
+
+    def _count_wall(self) -> None:
+        now = time.monotonic()
+        self._report.count({"wall_s": now - self._clock})
+        self._clock = now
