@@ -6,7 +6,7 @@ STAMP := $(VENV)/.set-up
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo federation test check clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -21,6 +21,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP) ## Train five clients on four tasks, about five minutes on two cores
 	$(BIN)/python -m simulations.demo
+
+federation: $(STAMP) ## Deploy a SuperLink with TLS and five SuperNodes on this machine, and run
+	$(BIN)/python -m simulations.federation
 
 test: $(STAMP) ## Run all tests, real Flower runs included
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope

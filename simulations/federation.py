@@ -1,0 +1,136 @@
+"""``make federation``: a SuperLink with TLS, five SuperNodes with keys and image folders of their own, and a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from simulations.deployment import Node, federation
+from simulations.flower import RunOutcome
+from simulations.jobs import problems_of
+from simulations.node_images import deal_images
+from tavit_flwr.config import compose
+
+_DECORATION = re.compile(r"\x1b\[[0-9;]*m|^(INFO|WARNING|ERROR)\s*:\s?")
+_OURS = re.compile(r"body service|clients?:|left out|cycle \d|loss \d|client-steps|PSNR \d|fresh|messages|Error:")
+
+#: Written into a folder that this script made, which it may replace.
+_MARKER = ".made-by-simulations-federation"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Deploy on this machine, run, show what was reached, and stop everything.
+
+    Returns
+    -------
+    int
+        0 only when every node took part in every round and every task has results.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("overrides", nargs="*", default=[], help="Hydra overrides, e.g. seed=1 wire=messages")
+    parser.add_argument("--output", type=Path, default=Path("outputs/federation"), help="replaced if this made it")
+    options = parser.parse_args(arguments)
+    overrides = options.overrides
+    if not any(word.startswith("experiment=") for word in overrides):
+        overrides = ["experiment=federation", *overrides]
+    config = compose(overrides)
+    output = fresh_folder(options.output.resolve())
+    folders = [output / "images" / f"node-{number}-{task}" for number, task in enumerate(config.clients)]
+    dealt = deal_images(folders)
+    nodes = [
+        Node(folder.name, {"task": task, "data-dir": str(folder), "state-dir": str(output / "state" / folder.name)})
+        for folder, task in zip(folders, config.clients, strict=True)
+    ]
+    console = Console()
+    for node, images in zip(nodes, dealt.values(), strict=True):
+        console.print(f"{node.name}: task {node.config['task']}, {images} images of its own", highlight=False)
+    with (output / "flwr.log").open("w") as log, federation(output / "flwr", nodes) as running:
+        console.print(f"SuperLink at {running.address}, TLS, {len(nodes)} node keys registered", highlight=False)
+
+        def show(line: str) -> None:
+            log.write(line + "\n")
+            text = _DECORATION.sub("", _DECORATION.sub("", line)).strip()
+            if _OURS.search(text) and "MetricRecord" not in text:
+                console.print(f"  {text}", markup=False, highlight=False, soft_wrap=True)
+
+        words = shlex.join([*overrides, f"output_dir='{output}'"])
+        outcome = running.flower.run(words, on_line=show)
+    return report(console, outcome, output, len(nodes))
+
+
+def fresh_folder(folder: Path) -> Path:
+    """Make a folder; one that is there is replaced only if this script made it, or it is empty."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / _MARKER).is_file():
+            raise SystemExit(f"{folder} holds files that this script did not make: choose another --output")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARKER).touch()
+    return folder
+
+
+def report(console: Console, outcome: RunOutcome, output: Path, nodes: int) -> int:
+    """Show the tables and what went wrong, if anything did."""
+    problems = problems_of(output, outcome, nodes)
+    if (output / "results.json").is_file():
+        results = json.loads((output / "results.json").read_text())
+        lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+        console.print(_scores(results))
+        console.print(_rounds(lines))
+        console.print(_summary(results, output), soft_wrap=True, highlight=False)
+    for problem in problems:
+        console.print(f"[red]problem:[/red] {problem}")
+    return 1 if problems else 0
+
+
+def _scores(results: dict[str, Any]) -> Table:
+    table = Table(title="held-out images of the nodes", title_justify="left")
+    for column in ("task", "images", "input dB", "after dB", "gain", "SSIM before", "SSIM after"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for task, row in results["tasks"].items():
+        table.add_row(
+            task, str(row["images"]), f"{row['input_psnr_db']:.2f}", f"{row['psnr_db']:.2f}",
+            f"{row['psnr_db'] - row['input_psnr_db']:+.2f}", f"{row['input_ssim']:.3f}", f"{row['ssim']:.3f}",
+        )  # fmt: skip
+    return table
+
+
+def _rounds(lines: list[dict[str, Any]]) -> Table:
+    table = Table(title="rounds of training", title_justify="left")
+    for column in ("round", "phase", "clients", "seconds", "of them Flower's messages"):
+        table.add_column(column, justify="right" if column != "phase" else "left")
+    rounds: dict[int, list[dict[str, Any]]] = {}
+    for line in lines:
+        if line["event"] == "train":
+            rounds.setdefault(line["round"], []).append(line)
+    for number, own in rounds.items():
+        wall_s = own[0]["round_wall_s"]
+        messages_s = wall_s - max(line["session_s"] for line in own)
+        clients = sum(len(line["clients"]) for line in own)
+        table.add_row(str(number), own[0]["phase"], str(clients), f"{wall_s:.1f}", f"{messages_s:.1f}")
+    return table
+
+
+def _summary(results: dict[str, Any], output: Path) -> str:
+    traffic = results["step_bytes"] / max(1, results["steps"]) / 2**20
+    return (
+        f"{results['steps']} client-steps in {results['wall_s']:.0f} s; first step {results['first_step_s']:.1f} s "
+        f"after the ServerApp; {traffic:.2f} MiB per client-step, both directions\n"
+        f"results  {output / 'results.json'}\nlogs     {output / 'flwr'} and {output / 'flwr.log'}\n"
+        f"images   {output / 'images'}"
+    )
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that what was started is stopped
+    sys.exit(main())
