@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("overrides", nargs="*", default=[], help="Hydra overrides, e.g. seed=1 wire=messages")
     parser.add_argument("--output", type=Path, default=Path("outputs/federation"), help="replaced if this made it")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     overrides = options.overrides
     if not any(word.startswith("experiment=") for word in overrides):
         overrides = ["experiment=federation", *overrides]
