@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import shlex
 from collections.abc import Sequence
@@ -10,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
+from tavit_flwr.config.choices import nearest
 from tavit_flwr.config.deadlines import fill_deadlines
+from tavit_flwr.config.explain import explain, nearest_key
 from tavit_flwr.config.schema import TavitConfig
 from tavit_flwr.config.validate import validate
 from tavit_flwr.errors import ConfigError
@@ -87,10 +89,10 @@ def compose(overrides: Sequence[str] | str = ()) -> TavitConfig:
     try:
         with initialize_config_dir(str(folder), version_base="1.3"):
             raw = hydra_compose("config", overrides=[f"task=[{tasks}]", *words])
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a group set to null
-        raise _explain(error, words, folder) from error
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:  # ValueError: a group set to null
+        raise explain(error, words, folder) from error
     config = _typed(raw)
-    _keep_used_tasks(config)
+    _keep_used_tasks(config, folder)
     fill_deadlines(config)
     validate(config)
     return config
@@ -104,31 +106,12 @@ def _typed(raw: object) -> TavitConfig:
     except OmegaConfBaseException as error:
         key = str(getattr(error, "full_key", "") or "")
         message = str(error).splitlines()[0]
-        raise ConfigError(
-            "a known key with a value of its type", message, f"configuration key '{key}'", _nearest(key)
-        ) from error
+        if isinstance(error, ConfigKeyError | ConfigAttributeError):
+            raise ConfigError("a known configuration key", repr(key), hint=nearest_key(key)) from error
+        raise ConfigError("a value of the key's type", message, f"configuration key '{key}'") from error
     if not isinstance(result, TavitConfig):
         raise ConfigError("a TavitConfig", type(result).__name__)
     return result
-
-
-def _all_keys(node: object, prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    if isinstance(node, dict):
-        for name, value in node.items():
-            full = f"{prefix}{name}"
-            keys += [full, *_all_keys(value, f"{full}.")]
-    return keys
-
-
-def _nearest(key: str) -> str:
-    known = _all_keys(OmegaConf.to_container(OmegaConf.structured(TavitConfig)))
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if not close:
-        leaf = key.rsplit(".", 1)[-1]
-        leaves = {name.rsplit(".", 1)[-1]: name for name in known}
-        close = [leaves[name] for name in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.5)]
-    return f"did you mean '{close[0]}'?" if close else "known keys are in conf/ and tavit_flwr/config/schema.py"
 
 
 def _refuse_new_key(word: str) -> None:
@@ -138,37 +121,16 @@ def _refuse_new_key(word: str) -> None:
     key = word.lstrip("+~").partition("=")[0]
     free = key.startswith("model.overrides.") or (key.startswith("tasks.") and ".options." in key)
     if word.startswith("~") or not free:
-        raise ConfigError("a known configuration key", repr(key), f"override '{word}'", _nearest(key))
+        raise ConfigError("a known configuration key", repr(key), f"override '{word}'", nearest_key(key))
 
 
-def _explain(error: Exception, words: Sequence[str], folder: Path) -> ConfigError:
-    """Turn Hydra's error into one that names the nearest group choice or key."""
-    text = " ".join(str(error).split())
-    groups = {path.name: path for path in folder.iterdir() if path.is_dir()}
-    for word in words:
-        name, _, value = word.lstrip("+~").partition("=")
-        if name in groups:
-            options = sorted(path.stem for path in groups[name].glob("*.yaml"))
-            if value not in options:
-                close = difflib.get_close_matches(value, options, n=1, cutoff=0.4)
-                hint = f"did you mean '{close[0]}'?" if close else ""
-                return ConfigError(f"{name} to be one of {options}", repr(value), f"override '{word}'", hint)
-        elif text.startswith(f"Error merging override {word}"):
-            reason = str(error.__cause__).splitlines()[0]
-            return ConfigError("a value of the key's type", repr(value), f"override '{word}'", reason)
-        elif f"'{name.rsplit('.', 1)[-1]}'" in text or name in text:
-            return ConfigError("a known configuration key", repr(name), f"override '{word}'", _nearest(name))
-    return ConfigError("overrides that Hydra accepts", text, f"overrides {list(words)}")
-
-
-def _keep_used_tasks(config: TavitConfig) -> None:
+def _keep_used_tasks(config: TavitConfig, folder: Path) -> None:
     for task in config.clients:
         if task not in config.tasks:
-            close = difflib.get_close_matches(task, config.tasks, n=1, cutoff=0.4)
+            hint = nearest(task, config.tasks) or "add a file to conf/task/"
+            if (folder / "task" / f"{task}.yaml").is_file():
+                hint = f"the first line of conf/task/{task}.yaml must be '# @package tasks.{task}'"
             raise ConfigError(
-                f"clients to name tasks among {sorted(config.tasks)}",
-                repr(task),
-                "configuration key 'clients'",
-                f"did you mean '{close[0]}'?" if close else "add a file to conf/task/",
+                f"clients to name tasks among {sorted(config.tasks)}", repr(task), "configuration key 'clients'", hint
             )
     config.tasks = {task: config.tasks[task] for task in dict.fromkeys(config.clients)}

@@ -7,7 +7,6 @@ import pytest
 from flwr.app import DEFAULT_TTL
 
 from tavit_flwr.config import compose, conf_dir, from_json, to_dict, to_json
-from tavit_flwr.config.compose import _all_keys
 from tavit_flwr.errors import ConfigError
 
 GROUPS = sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "task")
@@ -153,7 +152,7 @@ def test_every_number_that_must_be_positive_is_checked(tiny):
     """A zero or negative number must never reach a run; the message names the key."""
     numbers = [
         key
-        for key in _all_keys(to_dict(tiny))
+        for key in all_keys(to_dict(tiny))
         if key.endswith(("_s", "_mib", "batch_size", "stride", "crop", "cycles", "max_sessions", "min_nodes", "lr"))
         and not isinstance(_get(tiny, key), dict)
     ]
@@ -182,6 +181,11 @@ def test_deadlines_end_where_flower_forgets_the_round():
 def test_deadlines_that_are_given_are_kept():
     assert deadlines("wire.session_timeout_s=60", "federation.round_timeout_s=30") == (60, 30)
     assert deadlines("wire.session_timeout_s=60") == (60, 660)
+
+
+def all_keys(node, prefix=""):
+    inner = node.items() if isinstance(node, dict) else ()
+    return [prefix.rstrip("."), *(key for name, value in inner for key in all_keys(value, f"{prefix}{name}."))]
 
 
 def _get(config, key):
