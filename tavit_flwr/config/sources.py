@@ -52,7 +52,7 @@ def images_of(config: TavitConfig, task: str) -> TaskImages:
     Raises
     ------
     ConfigError
-        The source is unknown, or a folder is given for bundled photographs.
+        The source is unknown, a folder is not absolute, or one is given for bundled photographs.
     """
     own, shared = config.tasks[task], config.data
     key = "data.source" if own.source is None else f"tasks.{task}.source"
@@ -65,7 +65,8 @@ def images_of(config: TavitConfig, task: str) -> TaskImages:
             f"set {key} to one of {', '.join(SOURCES[1:])}, or leave the folder out",
         )  # fmt: skip
     evaluation_folder = own.evaluation_folder or (shared.evaluation_folder if inherits else None)
-    return TaskImages(source, _path(folder), _path(evaluation_folder))
+    where = f"images of task '{task}'"
+    return TaskImages(source, _path(folder, where), _path(evaluation_folder, where))
 
 
 def check_images(config: TavitConfig) -> None:
@@ -110,5 +111,11 @@ def _overlap(one: Path, other: Path) -> bool:
     return one.is_relative_to(other) or other.is_relative_to(one)
 
 
-def _path(text: str | None) -> Path | None:
-    return Path(text).expanduser() if text else None
+def _path(text: str | None, where: str) -> Path | None:
+    path = Path(text).expanduser() if text else None
+    if path is not None and not path.is_absolute():
+        raise ConfigError(
+            "an absolute folder", repr(text), where,
+            "set data.folder, or the task's own folder: clients do not run where the command was given",
+        )  # fmt: skip
+    return path

@@ -57,6 +57,8 @@ def image_folder(folder: Path, *, crop: int, halve_jpeg: bool = True) -> LazyIma
 def image_files(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> tuple[str, ...]:
     """List files with image suffixes below a folder as sorted POSIX paths relative to it; hidden files are left out.
 
+    Links to folders are followed, so that data sets can be put together out of links; one that leads back up is not.
+
     Raises
     ------
     DataError
@@ -66,7 +68,8 @@ def image_files(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> tup
         received = "a file" if folder.exists() else "nothing"
         raise DataError("a folder", received, str(folder), "check data.folder and data.evaluation_folder")
     found = []
-    for parent, _, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [one for one in folders if not _leads_up(Path(parent, one), folder)]
         below = Path(parent).relative_to(folder).as_posix()
         prefix = "" if below == "." else f"{below}/"
         found += [prefix + file for file in files if _has(suffixes, file)]
@@ -93,3 +96,11 @@ def check_holds_crop(size: tuple[int, int], crop: int, where: str) -> None:
 
 def _has(suffixes: tuple[str, ...], file: str) -> bool:
     return file.lower().endswith(suffixes) and not file.startswith(".")
+
+
+def _leads_up(inner: Path, folder: Path) -> bool:
+    """Whether a folder is a link to one that the way to it, from `folder` on, passed through; that would never end."""
+    if not inner.is_symlink():
+        return False
+    target, steps = inner.resolve(), len(inner.parts) - len(folder.parts)
+    return any(passed.resolve().is_relative_to(target) for passed in inner.parents[:steps])

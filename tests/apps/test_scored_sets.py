@@ -142,6 +142,7 @@ def test_known_sets_are_taken_as_far_as_they_come(sender, tmp_path, labels):
     opened, usable = _sorted_reply(ALL | dict.fromkeys(set_metrics(labels), 2.0))
     assert len(usable) == 1
     report = Report(tmp_path / "out", [], {})
+    report.open()
     report.evaluation(RoundPlan(1, 1, "joint", 1, 5, True, 0.5), opened, usable)
     assert set(report.history[0]["sets"]) == set(labels)
 

@@ -147,3 +147,15 @@ def test_decoded_images_are_kept_up_to_a_number_of_bytes(tmp_path):
     assert reads == ["0.png", "1.png", "2.png", "1.png"]
     with pytest.raises(IndexError):
         images.load(3)
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
+    _write(tmp_path / "elsewhere" / "a.png", _rgb(8, 8))
+    folder = tmp_path / "set"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "inner" / "up").symlink_to(folder)
+    (folder / "inner" / "itself").symlink_to(folder / "inner")
+    assert image_folder(folder, crop=4).names == ("linked/a.png",)
+    (tmp_path / "elsewhere" / "back").symlink_to(folder)
+    assert image_folder(folder, crop=4).names == ("linked/a.png",)
