@@ -130,8 +130,9 @@ class BodyService:
                 session.instance = caller.instance
             if not caller.instance or session.instance != caller.instance:
                 raise SessionError("one session per token", "a second one", session.where)
+            attachment = session.exchange.attach(on_end)  # first: the session's deadlines count from now on
             self._begin(caller.token, session)
-            return session.exchange.attach(on_end)
+            return attachment
 
     def _begin(self, token: str, session: Session) -> None:
         """Start a session's thread, if this has not been done; called with the lock held."""

@@ -109,6 +109,19 @@ def test_a_session_computes_what_the_body_computes(service, host):
 
 
 @pytest.mark.parametrize("token", ["wrong", ""], ids=["wrong", "none"])
+def test_a_client_may_come_as_late_as_its_round_lasts(host):
+    """Under Ray it may have to wait for a place, on a slow node for its process."""
+    with BodyService(WireConfig(step_timeout_s=0.5, session_timeout_s=20), threads=1) as service:
+        session = Session("a", "denoise", host, "task-specific", 2)
+        token = service.open(session)
+        time.sleep(0.8)
+        with connect(service, token) as stream:
+            step(stream, 0)
+            step(stream, 1)
+            stream.finish(2)
+        assert session.steps_done == 2
+
+
 def test_without_the_token_nobody_gets_in(service, host, token):
     service.open(Session("a", "denoise", host, "task-specific", 1))
     with connect(service, token) as stream, pytest.raises(SessionError, match="UNAUTHENTICATED"):
