@@ -108,7 +108,6 @@ def test_a_session_computes_what_the_body_computes(service, host):
     assert torch.equal(grad, leaf.grad)
 
 
-@pytest.mark.parametrize("token", ["wrong", ""], ids=["wrong", "none"])
 def test_a_client_may_come_as_late_as_its_round_lasts(host):
     """Under Ray it may have to wait for a place, on a slow node for its process."""
     with BodyService(WireConfig(step_timeout_s=0.5, session_timeout_s=20), threads=1) as service:
@@ -122,6 +121,7 @@ def test_a_client_may_come_as_late_as_its_round_lasts(host):
         assert session.steps_done == 2
 
 
+@pytest.mark.parametrize("token", ["wrong", ""], ids=["wrong", "none"])
 def test_without_the_token_nobody_gets_in(service, host, token):
     service.open(Session("a", "denoise", host, "task-specific", 1))
     with connect(service, token) as stream, pytest.raises(SessionError, match="UNAUTHENTICATED"):
