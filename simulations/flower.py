@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,11 +83,10 @@ class Flower:
         overrides: str,
         clients: int | None = None,
         *,
-        app: Path = ROOT,
         timeout_s: float = 1800,
         on_line: Callable[[str], None] = lambda line: None,
     ) -> RunOutcome:
-        """Run an app and wait for its end.
+        """Run this project and wait for its end.
 
         Parameters
         ----------
@@ -95,8 +94,6 @@ class Flower:
             Hydra overrides, as in ``flwr run . --run-config "hydra='...'"``.
         clients : int, optional
             Simulated nodes that run at once; None keeps Flower's default federation.
-        app : Path
-            The app's folder.
         timeout_s : float
             After which the run is stopped.
         on_line : callable
@@ -107,11 +104,22 @@ class Flower:
         SessionError
             When Flower does not accept the run, or it takes longer than `timeout_s`.
         """
-        run_config = self.home / f"run-config-{uuid.uuid4().hex[:8]}.toml"  # a file: Flower's parser knows no escapes
-        run_config.write_text(f"hydra = {json.dumps(overrides, ensure_ascii=False)}\n")
-        command = ["flwr", "run", str(app), *self._at(), "--stream", "--run-config", str(run_config)]
-        if clients is not None:
-            command += ["--federation-config", federation_config(clients)]
+        options = ["--federation-config", federation_config(clients)] if clients is not None else []
+        return self.run_app(ROOT, {"hydra": overrides}, options, timeout_s=timeout_s, on_line=on_line)
+
+    def run_app(
+        self,
+        app: Path,
+        run_config: Mapping[str, str | int],
+        options: Sequence[str] = (),
+        *,
+        timeout_s: float = 1800,
+        on_line: Callable[[str], None] = lambda line: None,
+    ) -> RunOutcome:
+        """Run any app with a run configuration; otherwise as `run`."""
+        values = self.home / f"run-config-{uuid.uuid4().hex[:8]}.toml"  # a file: Flower's parser knows no escapes
+        values.write_text("".join(f"{k} = {json.dumps(v, ensure_ascii=False)}\n" for k, v in run_config.items()))
+        command = ["flwr", "run", str(app), *self._at(), "--stream", "--run-config", str(values), *options]
         lines: list[str] = []
         deadline = time.monotonic() + timeout_s
         with subprocess.Popen(

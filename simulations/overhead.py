@@ -96,7 +96,7 @@ def demo_costs(flower: Flower, overrides: list[str], clients: int, steps: int, o
     trained = [line for line in lines if line["event"] == "train"]
     if not outcome.completed or any(line["left_out"] for line in trained):
         raise SessionError("a run in which every client took part", outcome.log[-2000:], "flwr run")
-    return {line["phase"]: line["wall_s"] / (steps * clients) for line in trained}
+    return {line["phase"]: line["round_wall_s"] / (steps * clients) for line in trained}
 
 
 def main(arguments: list[str] | None = None) -> int:
