@@ -86,6 +86,8 @@ class WireConfig:
     listen: str = "127.0.0.1:0"
     advertise: str | None = None
     insecure: bool = False
+    certificate: str | None = None
+    private_key: str | None = None
     max_frame_mib: float = 256.0
     max_sessions: int = 256
     join_timeout_s: float = 120.0

@@ -8,16 +8,17 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from tavit_flwr.config import WireConfig
-from tavit_flwr.errors import SessionError, TavitError
+from tavit_flwr.errors import ConfigError, SessionError, TavitError
 from tavit_flwr.server.channel import Channel
 from tavit_flwr.server.serving import serve
 from tavit_flwr.server.sessions import Session
-from tavit_flwr.wire.credentials import Certificate, ephemeral_certificate, session_token
+from tavit_flwr.wire.credentials import Certificate, ephemeral_certificate, own_certificate, session_token
 from tavit_flwr.wire.exchange import Attachment
 from tavit_flwr.wire.frames import Limits
 from tavit_flwr.wire.stream_server import Caller, StreamServer
@@ -49,7 +50,7 @@ class BodyService:
         self._workers = ThreadPoolExecutor(
             self._cores, thread_name_prefix="tavit-body", initializer=lambda: torch.set_num_threads(1)
         )
-        self.certificate: Certificate | None = None if wire.insecure else ephemeral_certificate()
+        self.certificate = None if wire.insecure else _certificate(wire)
         self._server = StreamServer(
             self._admit,
             wire.listen,
@@ -164,3 +165,11 @@ class BodyService:
 
     def _work(self, function: Callable[..., R], *args: object, **options: object) -> R:
         return self._workers.submit(function, *args, **options).result()
+
+
+def _certificate(wire: WireConfig) -> Certificate:
+    if not (wire.certificate or wire.private_key):
+        return ephemeral_certificate()
+    if not (wire.certificate and wire.private_key):
+        raise ConfigError("both wire.certificate and wire.private_key, or neither", "one of them", "configuration")
+    return own_certificate(Path(wire.certificate), Path(wire.private_key))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from tavit_flwr.wire.credentials import SERVICE_NAME
+from tavit_flwr.wire.credentials import certificate_name
 from tavit_flwr.wire.stream_server import (
     ATTACHED,
     CLIENT_KEY,
@@ -47,7 +47,7 @@ class Door:
         if not self.certificate_pem:
             return grpc.insecure_channel(self.address, options=options)
         credentials = grpc.ssl_channel_credentials(root_certificates=self.certificate_pem)
-        options.append(("grpc.ssl_target_name_override", SERVICE_NAME))
+        options.append(("grpc.ssl_target_name_override", certificate_name(self.certificate_pem)))
         return grpc.secure_channel(self.address, credentials, options=options)
 
 
