@@ -46,6 +46,13 @@ class Finding:
     headers: int
     problem: str = ""
 
+    @property
+    def text(self) -> str:
+        """The finding as people read it."""
+        if self.problem:
+            return f"WRONG: {self.problem}"
+        return f"ok: {self.count:,} {self.part.what}, {self.headers:,} opened"
+
 
 def find_recipe(name: str) -> Recipe:
     """Look a recipe up; `ConfigError` with the nearest name where there is none."""

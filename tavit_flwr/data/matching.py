@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tavit_flwr.errors import DataError
 
@@ -58,11 +58,11 @@ def _by_stem(files: Sequence[str], side: str) -> dict[str, str]:
     """Map path without `side` and suffix to file, for the files below a folder of that name."""
     found: dict[str, str] = {}
     for file in files:
-        parents = list(PurePosixPath(file).parent.parts)
+        *parents, last = file.split("/")
         if side not in parents:
             continue
         parents.remove(side)
-        stem = PurePosixPath(file).stem.removeprefix(f"{side}-").removeprefix(f"{side}_")
+        stem = last.rpartition(".")[0].removeprefix(f"{side}-").removeprefix(f"{side}_")
         name = "/".join([*parents, stem])
         if name in found:
             raise DataError(

@@ -68,6 +68,14 @@ class Recipe:
     parts: tuple[Part, ...]
     advice: str = ""
 
+    def lines(self) -> list[str]:
+        """The recipe as people read it."""
+        lines = [f"{self.name}: {self.page}"]
+        for part in self.parts:
+            count = "any number of" if part.count is None else f"{part.count:,}"
+            lines.append(f"    {part.name:<6} {part.folder:<14} {count} {part.what}, {part.size_text}")
+        return [*lines, f"    {self.advice}"] if self.advice else lines
+
 
 _BERKELEY = ((481, 321),)
 _RAIN_PAGE = "Deep Joint Rain Detection and Removal from a Single Image (Yang et al., CVPR 2017)"

@@ -6,6 +6,7 @@ and hold real numbers, and any operation that mixes them with tensors of the CPU
 
 import sys
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from tavit_flwr.client.evaluation import SplitRestorer
 from tavit_flwr.config import OptimiserConfig
 from tavit_flwr.errors import ConfigError
 from tavit_flwr.files import write_tensors
-from tavit_flwr.models import build_body
+from tavit_flwr.inference.restorer import Restorer, Settings
+from tavit_flwr.models import Parts, build_body
 from tavit_flwr.payloads import Features
 from tavit_flwr.restoration import restore_tiled
 from tavit_flwr.server.body_host import BodyHost
@@ -209,6 +211,20 @@ def test_evaluation_elsewhere_restores_onto_the_cpu(make_lab, pretending):
     degraded = lab.clients[0].batch(0)[0][0]
     restored = restore_tiled(degraded, restorer, 32, 16, 4)
     on_cpu({"restored": restored})
+
+
+def test_restoring_files_elsewhere_gives_pictures_on_the_cpu(make_lab, pretending):
+    lab = make_lab(["denoise"], ADAM)
+    parts = Parts(lab.clients[0].head, lab.body, lab.clients[0].tail, lab.body.preset)
+    degraded = lab.clients[0].batch(0)[0][0]
+    expected = Restorer(parts, 32, Settings(16, 4, device="cpu"))(degraded)
+    with pytest.MonkeyPatch.context() as elsewhere:
+        elsewhere.setattr("tavit_flwr.inference.restorer.choose_device", lambda name, where: PRETENDED)
+        elsewhere.setattr(torch, "autocast", lambda *args, **options: nullcontext())  # knows no pretended device
+        restorer = Restorer(parts, 32, Settings(16, 4))
+        restored = restorer(degraded)
+    assert device_of(restorer.parts.body) == PRETENDED
+    torch.testing.assert_close(on_cpu({"restored": restored})["restored"], expected)
 
 
 def test_the_pretended_device_is_worth_something(pretending):
