@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from simulations.flower import RunOutcome, local_flower
+from simulations.page import write_page
 from tavit_flwr.config import compose
 
 _DECORATION = re.compile(r"\x1b\[[0-9;]*m|^(INFO|WARNING|ERROR)\s*:\s?")
@@ -57,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         outcome = flower.run(overrides, len(config.clients), on_line=show)
     pictures = gather_pictures(output / "state", output / "pictures")
+    if (output / "results.json").is_file():
+        write_page(output)
     return report(console, outcome, output, pictures)
 
 
@@ -90,7 +93,8 @@ def report(console: Console, outcome: RunOutcome, output: Path, pictures: list[P
         lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
         problems += sorted({problem for line in lines for problem in line.get("left_out", [])})
         console.print(
-            f"results      {results_path}\npictures     {output / 'pictures'} ({len(pictures)} tasks)\n"
+            f"results      {results_path}\npage         {output / 'report.html'}\n"
+            f"pictures     {output / 'pictures'} ({len(pictures)} tasks)\n"
             f"checkpoints  {output / 'checkpoints'}",
             soft_wrap=True,
         )

@@ -126,7 +126,8 @@ def _summary(results: dict[str, Any], output: Path) -> str:
     return (
         f"{results['steps']} client-steps in {results['wall_s']:.0f} s; first step {results['first_step_s']:.1f} s "
         f"after the ServerApp; {traffic:.2f} MiB per client-step, both directions\n"
-        f"results  {output / 'results.json'}\nlogs     {output / 'flwr'} and {output / 'flwr.log'}\n"
+        f"results  {output / 'results.json'}\npage     {output / 'report.html'}\n"
+        f"logs     {output / 'flwr'} and {output / 'flwr.log'}\n"
         f"images   {output / 'images'}"
     )
 

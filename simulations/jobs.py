@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from simulations.flower import ROOT, RunOutcome, local_flower
+from simulations.page import write_page
 from tavit_flwr.config import TavitConfig, compose, to_dict
 from tavit_flwr.errors import ConfigError, TavitError
 from tavit_flwr.files import write_json
@@ -113,6 +114,7 @@ class Job:
         self.record |= {"problems": problems, "seconds": round(time.monotonic() - started, 2)}
         if not problems:
             self.record["psnr_gain_db"] = gain_db(self.folder)
+            write_page(self.folder)
             shutil.rmtree(self.folder / "flwr", ignore_errors=True)
 
     def _flower_run(self, timeout_s: float) -> RunOutcome:

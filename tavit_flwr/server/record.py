@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tavit_flwr.config import TavitConfig, to_dict
+from tavit_flwr.files import write_whole
 from tavit_flwr.server.aggregation import Weights
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.checkpoint import Checkpoint, RunState, save, save_state, set_aside
+from tavit_flwr.server.page import render
 from tavit_flwr.server.replies import Reply
 from tavit_flwr.server.report import Report
 from tavit_flwr.server.rounds import Round
-from tavit_flwr.server.schedule import RoundPlan
+from tavit_flwr.server.schedule import RoundPlan, plan
 
 logger = logging.getLogger("flwr")
 
@@ -48,6 +50,7 @@ class RunRecord:
         self.resumed = resume_from is not None
         self.start = self.state.round
         self._checkpoints = output_dir / "checkpoints"
+        self._page = output_dir / "report.html"
         self._report = Report(output_dir, self.state.history, self.state.totals)
         self._clock = time.monotonic()
         self._round_began = 0.0
@@ -81,6 +84,7 @@ class RunRecord:
         self._count_wall()
         moments = {name: host.moments() for name, host in hosts.items()}
         save(self._checkpoints, Checkpoint(self.state, weights.flat(), moments), self._config.keep_checkpoints)
+        self._write_page(final=False)
 
     def scored(self, current: RoundPlan, opened: Round, usable: Sequence[Reply]) -> dict[str, float]:
         """Report an evaluation, add it to its round's checkpoint, and give each task's PSNR in dB."""
@@ -89,12 +93,23 @@ class RunRecord:
         self._count_wall()
         if current.index:
             save_state(self._checkpoints, self.state)
+        self._write_page(final=False)
         return psnr_db
 
     def finish(self) -> None:
         """Write the results."""
         self._count_wall()
         self._report.results(to_dict(self._config), self.state.round)
+        self._write_page(final=True)
+
+    def _write_page(self, *, final: bool) -> None:
+        """Write ``report.html`` anew; a run does not end for want of it."""
+        rounds, planned = self.state.round, len(plan(self._config.schedule))
+        page = render(self.state.history, to_dict(self._config), rounds=rounds, rounds_planned=planned, final=final)
+        try:
+            write_whole(self._page, lambda beside: beside.write_text(page))
+        except OSError as error:
+            logger.warning("no page at %s: %s", self._page, error)
 
     def _count_wall(self) -> None:
         now = time.monotonic()

@@ -29,6 +29,7 @@ MADE = {
     "compare.md",
     "compare.csv",
     "compare.json",
+    "report.html",
     "weights.safetensors",
     "weights.json",
     "state.json",

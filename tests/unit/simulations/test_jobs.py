@@ -47,6 +47,7 @@ def flower(monkeypatch):
         yield fake
 
     monkeypatch.setattr(jobs, "local_flower", start)
+    monkeypatch.setattr(jobs, "write_page", lambda folder: None)  # pages have tests of their own
     return fake, asked
 
 
