@@ -7,7 +7,7 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -181,12 +181,12 @@ def run_experiment(config: TavitConfig, out: Path, grid: Grid, rounds: int | Non
     return latest(out / "checkpoints")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run():
     return run_experiment
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_images():
     return write_images
 
@@ -265,10 +265,9 @@ class Proxy:
 
     @staticmethod
     def _reset(end: socket.socket) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.closing(end), contextlib.suppress(OSError):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             end.shutdown(socket.SHUT_RDWR)
-            end.close()
 
     def cut(self) -> None:
         """Cut every connection at once, without a farewell."""
@@ -284,8 +283,7 @@ class Proxy:
         self.cut()
 
 
-@pytest.fixture
-def make_proxy():
+def _proxies() -> Iterator[Callable[[str], Proxy]]:
     """Make proxies to addresses; all are closed at the end."""
     made: list[Proxy] = []
 
@@ -296,3 +294,7 @@ def make_proxy():
     yield make
     for proxy in made:
         proxy.close()
+
+
+make_proxy = pytest.fixture(name="make_proxy")(_proxies)
+make_proxies = pytest.fixture(name="make_proxies", scope="module")(_proxies)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tavit_flwr.models.body import Body
 from tavit_flwr.models.head import Head
@@ -98,10 +98,15 @@ def build_parts(
 
 
 def _without_weights(make: Callable[[], _Part]) -> _Part:
-    """Construct on the meta device, so that no module draws weights of its own, and fill with NaN."""
+    """Construct on the meta device, so that no module draws weights of its own, and fill with NaN.
+
+    Not with ``to_empty``: on meta tensors it imports sympy, which takes a second of every process of a client.
+    """
     with torch.device("meta"):
         part = make()
-    part.to_empty(device="cpu")
-    for parameter in part.parameters():
-        nn.init.constant_(parameter, float("nan"))
+    part._apply(_full_of_nan)  # type: ignore[no-untyped-call]
     return part
+
+
+def _full_of_nan(like: Tensor) -> Tensor:
+    return torch.full(like.shape, float("nan"), dtype=like.dtype, device="cpu")
