@@ -118,7 +118,7 @@ class BodyHost:
         Raises
         ------
         ModelError
-            When the step would make a weight infinite or NaN; the body keeps its weights of before.
+            When the body's gradient holds infinity or NaN; the body keeps its weights of before.
         """
         with self._moving:
             self._optimiser.zero_grad(set_to_none=True)

@@ -75,6 +75,20 @@ class Round:
                 self.ended.setdefault(node, now)
         return all(now - self.ended.get(node, now) >= grace_s for node in nodes)
 
+    def release(self, waiting: Sequence[int]) -> None:
+        """Let cohorts go on without members whose node has answered: they bring nothing more, so nobody waits for them.
+
+        A member that took its last turn is not touched.
+
+        Parameters
+        ----------
+        waiting : sequence of int
+            Nodes that have not answered yet.
+        """
+        for node, (_, session) in self.sessions.items():
+            if node not in waiting and session.cohort is not None:
+                session.cohort.leave(session.client, "its node answered before its session was over")
+
     def absorb(self, other: Round) -> None:
         """Take over what another round of the same evaluation held."""
         self.sessions |= other.sessions

@@ -212,6 +212,7 @@ class TAViT(Strategy):
 
     def _hopeless(self, nodes: Sequence[int]) -> bool:
         """A client whose session has ended early answers with an error, or not at all: it waits this long itself."""
+        self._round.release(nodes)
         return self._round.hopeless(nodes, 2 * self.config.wire.step_timeout_s)
 
     def _evaluate_pending(self) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 
 import pytest
+from flwr.app import Error, Message
 
 from tavit_flwr.errors import QuorumError
 
@@ -110,6 +111,32 @@ def test_a_client_whose_store_is_lost_says_so_and_goes_on(fake_grid, three, tmp_
     assert fresh == {100: [0.0, 0.0], 101: [0.0, 1.0], 102: [0.0, 0.0]}
     assert "lost their private store and started with fresh moments: p0001" in caplog.text
     assert "client p0001, task deblock, cycle 1, task-specific, round 2: no moments of round 1" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["task-agnostic", "joint"])
+def test_nobody_waits_for_a_client_that_has_answered_with_an_error(
+    fake_grid, tiny, make_phases, tmp_path, run, monkeypatch, kind
+):
+    """Its node never came to the session, as with a killed actor; the cohort's first turn has ten minutes."""
+    config = tiny("clients=[denoise,deblock,denoise]", make_phases(kind, rounds=2), "wire.join_timeout_s=600")
+    grid = fake_grid(3)
+    handle = grid._handle
+
+    def dead(message):
+        if is_train(message) and message.metadata.dst_node_id == 102:
+            with grid._lock:
+                reply = Message(error=Error(1, "RayActorError: the actor died"), reply_to=message)
+                grid._ready[message.metadata.message_id] = reply
+        else:
+            handle(message)
+
+    monkeypatch.setattr(grid, "_handle", dead)
+    run(config, tmp_path / "out", grid)  # within the test's own time limit
+    assert trained(tmp_path / "out") == {1: {"p0000", "p0001"}, 2: {"p0000", "p0001"}}
+    for number in (1, 2):
+        (problem,) = left_out(tmp_path / "out", number)
+        assert "node 102" in problem
+        assert "actor died" in problem
 
 
 def test_when_all_have_gone_the_run_ends_and_can_be_resumed(fake_grid, three, tmp_path, run):
