@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from math import prod
 
+from flwr.app import ConfigRecord
+
 from tavit_flwr.config import TavitConfig, images_of
 from tavit_flwr.data.photographs import HELD_OUT_PHOTOGRAPHS, TRAINING_PHOTOGRAPHS
 from tavit_flwr.degrade import degradation
@@ -36,6 +38,21 @@ def check_experiment(config: TavitConfig, *, simulated: bool) -> None:
         if simulated:
             _check_simulated_images(config, task)
     _check_frames(config)
+
+
+def refuse_records(**records: ConfigRecord | None) -> None:
+    """Refuse what a caller would send to nodes besides the orders, which hold the experiment's configuration.
+
+    Raises
+    ------
+    ConfigError
+        For a record that is not empty.
+    """
+    for name, record in records.items():
+        if record:
+            raise ConfigError(
+                f"no '{name}'", f"keys {sorted(record)}", "TAViT.start", "set the experiment's own keys instead"
+            )
 
 
 def without_folder(config: TavitConfig) -> list[str]:

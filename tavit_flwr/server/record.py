@@ -66,6 +66,17 @@ class RunRecord:
             logger.warning("checkpoints of an earlier run are now in %s", aside)
         self._report.open()
 
+    def pending(self, plans: Sequence[RoundPlan]) -> RoundPlan | None:
+        """What to evaluate before the first round: the weights drawn, or what a stopped run had trained last."""
+        if self.start == 0 and self._config.schedule.evaluate_first:
+            return RoundPlan(0, 0, "before training", 0, 0, True, 0.0)
+        return plans[self.start - 1] if self.start and not self.state.evaluated else None
+
+    def unfinished(self, plans: Sequence[RoundPlan]) -> RoundPlan | None:
+        """The last round, when it lies inside a phase, so that nothing has evaluated it."""
+        last = plans[self.state.round - 1] if self.state.round else None
+        return last if last and not last.ends_phase else None
+
     def begin_round(self) -> None:
         """Note when a round's orders are written."""
         self._round_began = time.monotonic()
@@ -87,11 +98,14 @@ class RunRecord:
         self._write_page(final=False)
 
     def scored(self, current: RoundPlan, opened: Round, usable: Sequence[Reply]) -> dict[str, float]:
-        """Report an evaluation, add it to its round's checkpoint, and give each task's PSNR in dB."""
+        """Report an evaluation, and give each task's PSNR in dB.
+
+        It is added to its round's checkpoint, but for one inside a phase, which a resumed run must not know of.
+        """
         psnr_db = self._report.evaluation(current, opened, usable)
         self.state.evaluated = True
         self._count_wall()
-        if current.index:
+        if current.index and current.ends_phase:
             save_state(self._checkpoints, self.state)
         self._write_page(final=False)
         return psnr_db

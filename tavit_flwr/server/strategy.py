@@ -15,6 +15,7 @@ from tavit_flwr.config import TavitConfig, to_json
 from tavit_flwr.errors import ConfigError, QuorumError
 from tavit_flwr.server.aggregation import Weights, average, check_state
 from tavit_flwr.server.body_service import BodyService
+from tavit_flwr.server.check import refuse_records
 from tavit_flwr.server.checkpoint import Checkpoint
 from tavit_flwr.server.cost import estimate
 from tavit_flwr.server.enrolment import Participant
@@ -97,7 +98,8 @@ class TAViT(Strategy):
         Parameters
         ----------
         num_rounds : int, optional
-            At most this many rounds; the schedule's remaining ones by default.
+            At most this many rounds; the schedule's remaining ones by default. A run that stops inside a phase is
+            evaluated at its end; resumed, it goes on as if it had not been.
         timeout : float, optional
             Deadline of a round's replies, seconds; ``federation.round_timeout_s`` by default.
 
@@ -106,8 +108,10 @@ class TAViT(Strategy):
         QuorumError
             When too few nodes enrol, or too few replies of a round can be used.
         ConfigError
-            When the cohort cannot run at once and ``federation.cohort=all``.
+            When the cohort cannot run at once and ``federation.cohort=all``, or for a `train_config` or
+            `evaluate_config`: orders hold the experiment's configuration.
         """
+        refuse_records(train_config=train_config, evaluate_config=evaluate_config)
         remaining = len(self.plans) - self._record.start
         rounds = remaining if num_rounds is None else min(num_rounds, remaining)
         timeout_s = self.config.federation.round_timeout_s if timeout is None else timeout
@@ -126,10 +130,11 @@ class TAViT(Strategy):
             self._roster = Roster(patient, self.config)
             self._take_in(self._roster.gather())
             self._record.open()
-            self._evaluate_pending()
+            self._evaluate_now(self._record.pending(self.plans))
             result = super().start(
                 patient, initial_arrays, rounds, timeout_s, train_config, evaluate_config, evaluate_fn
             )
+            self._evaluate_now(self._record.unfinished(self.plans))
         self._record.finish()
         return result
 
@@ -215,14 +220,10 @@ class TAViT(Strategy):
         self._round.release(nodes)
         return self._round.hopeless(nodes, 2 * self.config.wire.step_timeout_s)
 
-    def _evaluate_pending(self) -> None:
-        """Evaluate before training, or what a stopped run had trained and not evaluated."""
-        start = self._record.start
-        pending = self.plans[start - 1] if start and not self.state.evaluated else None
-        if start == 0 and self.config.schedule.evaluate_first:
-            pending = RoundPlan(0, 0, "before training", 0, 0, True, 0.0)
-        if pending:
-            self._score(pending, self._evaluate(self._ask_for_scores(pending, evaluators(self._participants))))
+    def _evaluate_now(self, current: RoundPlan | None) -> None:
+        """Evaluate outside of Flower's loop."""
+        if current:
+            self._score(current, self._evaluate(self._ask_for_scores(current, evaluators(self._participants))))
 
     def _ask_for_scores(self, current: RoundPlan, chosen: Sequence[Participant]) -> list[Message]:
         pictures = self.config.evaluation.pictures and current.index == len(self.plans)

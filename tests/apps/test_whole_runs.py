@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 
 from tavit_flwr import client_app
 from tavit_flwr.errors import ConfigError, ModelError, ProtocolError, QuorumError
@@ -338,6 +338,13 @@ def test_arrays_of_another_preset_are_refused(fake_grid, tiny, tmp_path):
 def test_a_relative_output_folder_is_refused(tiny, tmp_path):
     with pytest.raises(ConfigError, match="absolute"):
         TAViT(tiny(), Path("out"))
+
+
+def test_a_train_config_is_refused_before_a_node_is_asked(fake_grid, tiny, tmp_path):
+    grid = fake_grid(2)
+    with pytest.raises(ConfigError, match="train_config"):
+        TAViT(tiny(), tmp_path / "out").start(grid, initial_arrays(tiny()), train_config=ConfigRecord({"lr": 0.1}))
+    assert grid.asked == []
 
 
 def test_without_tls_the_server_warns_at_every_start(fake_grid, tiny, tmp_path, run, make_phases, caplog):

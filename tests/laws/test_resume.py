@@ -112,6 +112,19 @@ def test_a_store_that_is_gone_is_said(tiny, make_phases, fake_grid, run, tmp_pat
     assert differing(kept.weights, lost.weights), "the moments of the first round made no difference"
 
 
+def test_a_run_that_stops_inside_a_phase_is_scored_and_goes_on_as_if_it_had_not_been(
+    tiny, make_phases, fake_grid, run, tmp_path
+):
+    config = tiny(make_phases("joint", rounds=2))
+    reference = run(config, tmp_path / "whole", fake_grid(2))
+    run(config, tmp_path / "parts", fake_grid(2), rounds=1)
+    first = json.loads((tmp_path / "parts" / "results.json").read_text())
+    assert {task: row["round"] for task, row in first["tasks"].items()} == {"denoise": 1, "deblock": 1}
+    assert_equal(run(config, tmp_path / "parts", fake_grid(2), resume=True), reference)
+    ours, theirs = (json.loads((tmp_path / one / "results.json").read_text()) for one in ("parts", "whole"))
+    assert ours["tasks"] == theirs["tasks"]
+
+
 def test_killed_between_training_and_evaluation(config, fake_grid, run, tmp_path, monkeypatch):
     """The round stays trained, and a resumed run evaluates it first: scores and weights as if never stopped."""
     reference = run(config, tmp_path / "whole", fake_grid(3))

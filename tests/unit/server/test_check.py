@@ -1,13 +1,14 @@
 """What is told before a run starts, by `tavit config` too."""
 
 import pytest
+from flwr.app import ConfigRecord
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
 from tavit_flwr.cli import app
 from tavit_flwr.config import compose
 from tavit_flwr.errors import ConfigError
-from tavit_flwr.server.check import check_experiment, without_folder
+from tavit_flwr.server.check import check_experiment, refuse_records, without_folder
 from tavit_flwr.server_app import simulated
 
 
@@ -110,3 +111,9 @@ def test_the_command_says_which_images_nodes_must_bring(tavit):
     assert answer.exit_code == 0
     assert "no folder for denoise, deblock" in answer.stderr
     assert OmegaConf.create(answer.stdout).data.source == "folder"
+
+
+def test_records_that_no_order_would_carry_are_refused():
+    refuse_records(train_config=None, evaluate_config=ConfigRecord())
+    with pytest.raises(ConfigError, match=r"no 'train_config'.*'lr'.*own keys"):
+        refuse_records(train_config=ConfigRecord({"lr": 0.1}), evaluate_config=None)
