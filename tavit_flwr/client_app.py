@@ -58,6 +58,7 @@ def on_query(message: Message, context: Context) -> Message:
         enrolment = Enrolment(client=node.client, slots=slots())
         if node.task:
             workshop = Workshop.open(node, config)
+            workshop.data.check()
             enrolment = Enrolment(
                 client=node.client,
                 task=node.task,

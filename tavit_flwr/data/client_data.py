@@ -26,6 +26,11 @@ class ClientData:
     train: ImageSet
     held_out: ImageSet
 
+    def check(self) -> None:
+        """Read headers of both, see `tavit_flwr.data.images.LazyImages.check`; raise `DataError` at what is found."""
+        self.train.check()
+        self.held_out.check()
+
 
 def load_client_data(
     *,
@@ -42,7 +47,7 @@ def load_client_data(
     test_sets: Sequence[str] = (),
     window_hu: tuple[float, float] = SOFT_TISSUE_HU,
 ) -> ClientData:
-    """Find a client's images; they are opened later, when they are used.
+    """Find a client's images; none is opened before it is used, or before `ClientData.check`.
 
     Parameters
     ----------
@@ -81,7 +86,7 @@ def load_client_data(
     ConfigError
         `source` is unknown, a folder source has no folder, or a number is out of range.
     DataError
-        A folder or an image cannot be used, or there are too few images.
+        A folder cannot be used, or there are too few images.
     """
     if source not in SOURCES:
         raise ConfigError(f"one of {', '.join(SOURCES)}", f"'{source}'", "configuration key 'data.source'")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tavit_flwr.data.folders import check_holds_crop, check_some, image_files
+from tavit_flwr.data.folders import check_holds_crop, image_files
 from tavit_flwr.data.images import LazyImages, Sample
 from tavit_flwr.data.matching import match_pairs
 from tavit_flwr.data.pairs import check_equal
@@ -43,9 +43,8 @@ def dicom_pairs(folder: Path, *, crop: int, window_hu: tuple[float, float]) -> L
     Raises
     ------
     DataError
-        pydicom is not installed; the folder is missing; a slice has no partner, or lies elsewhere in the body than its
-        partner; a file is no single grey CT slice, cannot be decoded or is too small. A few pairs are checked here,
-        each on loading.
+        pydicom is not installed; the folder is missing; a slice has no partner. On `check` and on loading: a slice lies
+        elsewhere in the body than its partner; a file is no single grey CT slice, cannot be decoded or is too small.
     """
     pydicom = _pydicom()
     files = image_files(folder, DICOM_SUFFIXES)
@@ -68,9 +67,7 @@ def dicom_pairs(folder: Path, *, crop: int, window_hu: tuple[float, float]) -> L
         low, full = (_read(pydicom, folder / file, file, pixels=False) for file in pairs[name])
         _check_pair(low, full, pairs[name], crop)
 
-    names = sorted(pairs)
-    check_some(names, check)
-    return LazyImages(names, read)
+    return LazyImages(sorted(pairs), read, check)
 
 
 def _pydicom() -> Any:  # noqa: ANN401 - lazily imported

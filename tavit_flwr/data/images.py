@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,11 @@ from tavit_flwr.errors import DataError
 
 CACHE_BYTES = 256 * 2**20
 """Decoded images kept per image set (ours): all bundled photographs, or some 500 of BSDS500's size."""
+
+HEADERS_CHECKED = 2000
+"""Images of a set whose headers `LazyImages.check` reads at most (ours): about a second from a local disk."""
+
+logger = logging.getLogger("flwr")
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,10 @@ class ImageSet(Protocol):
         """Read one image or pair; raise `DataError` if that cannot be done."""
         ...
 
+    def check(self) -> None:
+        """Raise `DataError` if the headers of the files show that some cannot be used."""
+        ...
+
 
 class LazyImages:
     """Images that are read when they are first asked for, the last used ones kept in memory.
@@ -88,13 +98,22 @@ class LazyImages:
         The images of the set.
     read : callable
         ``read(name) -> Sample``.
+    check : callable, optional
+        ``check(name)`` raises `DataError` if the header of the file shows that it cannot be used.
     cache_bytes : int
         Upper bound for the decoded images that are kept.
     """
 
-    def __init__(self, names: Sequence[str], read: Callable[[str], Sample], cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        read: Callable[[str], Sample],
+        check: Callable[[str], None] | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
         self._names = tuple(names)
         self._read = read
+        self._check = check
         self._cache_bytes = cache_bytes
         self._cached: OrderedDict[str, Sample] = OrderedDict()
         self._cached_bytes = 0
@@ -129,7 +148,37 @@ class LazyImages:
 
     def only(self, names: Sequence[str]) -> LazyImages:
         """Make a set of some of the images, read in the same way, with a memory of its own."""
-        return LazyImages(names, self._read, self._cache_bytes)
+        return LazyImages(names, self._read, self._check, self._cache_bytes)
+
+    def check(self) -> None:
+        """Read the headers of up to `HEADERS_CHECKED` images, spread evenly, the first and the last among them.
+
+        Nothing is decoded. The log says so where not all were read; each image is checked again when it is loaded.
+
+        Raises
+        ------
+        DataError
+            Some cannot be used: how many of those that were read, the first of them and why, and a few more names.
+        """
+        if self._check is None:
+            return
+        last, count = len(self) - 1, min(len(self), HEADERS_CHECKED)
+        problems = []
+        for position in range(count):
+            try:
+                self._check(self._names[position * last // max(count - 1, 1)])
+            except DataError as error:
+                problems.append(error)
+        if len(problems) == 1:
+            raise problems[0]
+        if problems:
+            first, more = problems[0], ", ".join(error.where for error in problems[1:5])
+            where = f"{first.where}, and {len(problems) - 1} more of {count} images: {more}"
+            raise DataError(first.expected, first.received, where, first.hint) from first
+        if count < len(self):
+            logger.info(
+                "headers of %s of %s images were checked; the others are when they are loaded", count, len(self)
+            )
 
     def _keep(self, name: str, sample: Sample) -> None:
         if sample.size_bytes > self._cache_bytes:

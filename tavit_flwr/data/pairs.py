@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tavit_flwr.data.decode import image_size, read_image
-from tavit_flwr.data.folders import check_holds_crop, check_some, image_files
+from tavit_flwr.data.folders import check_holds_crop, image_files
 from tavit_flwr.data.images import LazyImages, Sample
 from tavit_flwr.data.matching import match_pairs
 from tavit_flwr.errors import DataError
@@ -31,7 +31,7 @@ def paired_folder(folder: Path, *, crop: int) -> LazyImages:
     ------
     DataError
         The folder is missing; it holds none or several of `PAIR_FOLDERS`; an image has no partner, or two of them;
-        a pair is undecodable, too small or of unequal sizes. Of the images a few are checked here, each on loading.
+        on `check` and on loading: a pair is undecodable, too small or of unequal sizes.
     """
     pairs = match_pairs(image_files(folder), PAIR_FOLDERS, folder)
     names = sorted(pairs)
@@ -47,8 +47,7 @@ def paired_folder(folder: Path, *, crop: int) -> LazyImages:
         check_holds_crop(clean, crop, pairs[name][1])
         check_equal(degraded, clean, pairs[name])
 
-    check_some(names, check)
-    return LazyImages(names, read)
+    return LazyImages(names, read, check)
 
 
 def check_equal(degraded: tuple[int, int], clean: tuple[int, int], files: tuple[str, str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tavit_flwr.data.decode import image_size, read_image
-from tavit_flwr.data.folders import check_holds_crop, check_some
+from tavit_flwr.data.folders import check_holds_crop
 from tavit_flwr.data.images import LazyImages, Sample
 from tavit_flwr.errors import DataError
 
@@ -31,7 +31,8 @@ def voc_sbd(folder: Path, *, crop: int, halve_jpeg: bool) -> LazyImages:
     Raises
     ------
     DataError
-        A list or an image is missing, or torchvision cannot be imported. Nothing is downloaded.
+        A list is missing, or torchvision cannot be imported; on `check` and on loading: an image is missing,
+        undecodable or too small. Nothing is downloaded.
     """
     names = _names(folder)
 
@@ -40,11 +41,10 @@ def voc_sbd(folder: Path, *, crop: int, halve_jpeg: bool) -> LazyImages:
         check_holds_crop((clean_CHW.shape[1], clean_CHW.shape[2]), crop, name)
         return Sample(name, clean_CHW)
 
-    check_some(
-        names,
-        lambda name: check_holds_crop(image_size(folder / _IMAGES / name, name, halve_jpeg=halve_jpeg), crop, name),
-    )
-    return LazyImages(names, read)
+    def check(name: str) -> None:
+        check_holds_crop(image_size(folder / _IMAGES / name, name, halve_jpeg=halve_jpeg), crop, name)
+
+    return LazyImages(names, read, check)
 
 
 def _names(folder: Path) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ def test_a_scanners_own_file_is_read(tmp_path):
 def test_what_is_no_ct_slice_is_named_when_a_run_starts(tmp_path, changes, said, pair):
     pair(tmp_path, **changes)
     with pytest.raises(DataError, match=said) as caught:
-        dicom_pairs(tmp_path, crop=32, window_hu=WINDOW)
+        dicom_pairs(tmp_path, crop=32, window_hu=WINDOW).check()
     assert "low_dose/001.dcm" in str(caught.value)
 
 
@@ -98,13 +98,13 @@ def test_files_that_do_not_fit_are_named(tmp_path, pair, write_slice):
         dicom_pairs(tmp_path, crop=32, window_hu=WINDOW)
     pair(tmp_path)
     with pytest.raises(DataError, match="41x41"):
-        dicom_pairs(tmp_path, crop=41, window_hu=WINDOW)
+        dicom_pairs(tmp_path, crop=41, window_hu=WINDOW).check()
     (tmp_path / "low_dose" / "001.dcm").write_bytes(b"no DICOM at all")
     with pytest.raises(DataError, match="a DICOM image"):
-        dicom_pairs(tmp_path, crop=32, window_hu=WINDOW)
+        dicom_pairs(tmp_path, crop=32, window_hu=WINDOW).check()
     pair(tmp_path, low=np.zeros((40, 40)))
     with pytest.raises(DataError, match="equal size"):
-        dicom_pairs(tmp_path, crop=32, window_hu=WINDOW)
+        dicom_pairs(tmp_path, crop=32, window_hu=WINDOW).check()
     (tmp_path / "low_dose" / "001.dcm").unlink()
     write_slice(tmp_path / "low_dose" / "002.dcm", np.zeros((40, 48)))
     with pytest.raises(DataError, match="2 without"):

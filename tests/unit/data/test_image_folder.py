@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tavit_flwr.data import folders
+from tavit_flwr.data import folders, images
 from tavit_flwr.data.folders import image_folder
 from tavit_flwr.errors import DataError
 
@@ -61,7 +61,7 @@ def test_exif_orientation_is_applied_also_to_the_checked_size(tmp_path, file):
     _write(tmp_path / file, _rgb(6, 30), exif=exif)
     assert _only(tmp_path, halve_jpeg=False).shape == (30, 6, 3)
     with pytest.raises(DataError, match="received 6x30"):
-        image_folder(tmp_path, crop=7, halve_jpeg=False)
+        image_folder(tmp_path, crop=7, halve_jpeg=False).check()
 
 
 def test_grey_becomes_rgb(tmp_path):
@@ -102,10 +102,10 @@ def test_small_and_broken_images_are_named_at_the_start(tmp_path):
     _write(tmp_path / "a.png", _rgb(8, 8))
     _write(tmp_path / "sub/small.png", _rgb(8, 7))
     with pytest.raises(DataError, match=r"8x8.*7x8.*sub/small\.png.*remove"):
-        image_folder(tmp_path, crop=8)
+        image_folder(tmp_path, crop=8).check()
     (tmp_path / "sub/small.png").write_bytes(b"no image at all")
     with pytest.raises(DataError, match=r"sub/small\.png.*repair or remove") as caught:
-        image_folder(tmp_path, crop=8)
+        image_folder(tmp_path, crop=8).check()
     assert str(tmp_path) not in str(caught.value)
 
 
@@ -117,18 +117,34 @@ def test_a_truncated_image_is_named_when_it_is_loaded(tmp_path):
         images.load(0)
 
 
-def test_only_a_bounded_number_is_opened_at_the_start_and_the_rest_on_loading(tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, "CHECKED_AT_START", 3)
+def test_several_that_cannot_be_used_are_told_together(tmp_path):
+    for index in range(9):
+        _write(tmp_path / f"{index}.png", _rgb(8, 8 if index < 2 else 7))
+    with pytest.raises(DataError, match=r"7x8; at 2\.png, and 6 more of 9 images: 3\.png, .*6\.png;") as told:
+        image_folder(tmp_path, crop=8).check()
+    assert "png" not in told.value.told()
+
+
+def test_up_to_a_number_all_headers_are_read_and_beyond_it_the_log_says_so(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "flwr")
     for index in range(9):
         _write(tmp_path / f"{index}.png", _rgb(8, 8))
     opened = []
     real = folders.image_size
     monkeypatch.setattr(folders, "image_size", lambda path, *a, **k: opened.append(path.name) or real(path, *a, **k))
+    images_ = image_folder(tmp_path, crop=8)
+    assert opened == []
+    images_.check()
+    assert opened == [f"{index}.png" for index in range(9)]
+    assert caplog.text == ""
+    opened.clear()
+    monkeypatch.setattr(images, "HEADERS_CHECKED", 3)
     _write(tmp_path / "2.png", _rgb(4, 4))
-    images = image_folder(tmp_path, crop=8)
+    images_.check()
     assert opened == ["0.png", "4.png", "8.png"]
+    assert "headers of 3 of 9 images were checked" in caplog.text
     with pytest.raises(DataError, match=r"4x4.*2\.png"):
-        images.load(2)
+        images_.load(2)
 
 
 def test_decoded_images_are_kept_up_to_a_number_of_bytes(tmp_path):

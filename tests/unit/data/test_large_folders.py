@@ -9,7 +9,7 @@ from PIL import Image
 
 from tavit_flwr.data import decode
 from tavit_flwr.data.client_data import load_client_data
-from tavit_flwr.data.images import CACHE_BYTES, LazyImages
+from tavit_flwr.data.images import CACHE_BYTES, HEADERS_CHECKED, LazyImages
 from tavit_flwr.data.stream import BatchStream
 from tavit_flwr.degrade import degradation
 
@@ -56,7 +56,9 @@ def test_a_start_opens_few_files_and_keeps_none(large, opened):
     data = _load(large)
     assert len(data.train) == (FILES - 8) // 2
     assert len(data.held_out) == 8
-    assert 0 < len(opened) <= 5000
+    assert opened == []
+    data.check()
+    assert len(opened) == HEADERS_CHECKED + 8
     assert isinstance(data.train, LazyImages)
     assert data.train._cached_bytes == data.held_out._cached_bytes == 0
 

@@ -61,14 +61,14 @@ def test_unequal_sizes_are_named(tmp_path):
     _write(tmp_path / "lq" / "a.png", 0, (9, 8))
     _write(tmp_path / "gt" / "a.png", 0, (8, 8))
     with pytest.raises(DataError, match=r"8x9 and 8x8 pixels.*lq/a\.png and gt/a\.png"):
-        paired_folder(tmp_path, crop=8)
+        paired_folder(tmp_path, crop=8).check()
 
 
 def test_small_pairs_are_named(tmp_path):
     for side in ("lq", "gt"):
         _write(tmp_path / side / "a.png", 0, (8, 8))
     with pytest.raises(DataError, match=r"at least 9x9.*gt/a\.png"):
-        paired_folder(tmp_path, crop=9)
+        paired_folder(tmp_path, crop=9).check()
 
 
 def test_no_known_folders_and_several_are_refused(tmp_path):

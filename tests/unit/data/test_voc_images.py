@@ -91,4 +91,4 @@ def test_without_torchvision_it_is_named(folder, monkeypatch):
 
 def test_small_images_are_named(folder, torchvision):
     with pytest.raises(DataError, match="64x64"):
-        voc_sbd(folder, crop=64, halve_jpeg=True)
+        voc_sbd(folder, crop=64, halve_jpeg=True).check()
