@@ -65,8 +65,7 @@ def images_of(config: TavitConfig, task: str) -> TaskImages:
             f"set {key} to one of {', '.join(SOURCES[1:])}, or leave the folder out",
         )  # fmt: skip
     evaluation_folder = own.evaluation_folder or (shared.evaluation_folder if inherits else None)
-    where = f"images of task '{task}'"
-    return TaskImages(source, _path(folder, where), _path(evaluation_folder, where))
+    return TaskImages(source, _path(folder, "folder", task), _path(evaluation_folder, "evaluation_folder", task))
 
 
 def check_images(config: TavitConfig) -> None:
@@ -111,11 +110,13 @@ def _overlap(one: Path, other: Path) -> bool:
     return one.is_relative_to(other) or other.is_relative_to(one)
 
 
-def _path(text: str | None, where: str) -> Path | None:
-    path = Path(text).expanduser() if text else None
-    if path is not None and not path.is_absolute():
+def _path(text: str | None, key: str, task: str) -> Path | None:
+    if not text:
+        return None
+    path = Path(text).expanduser()
+    if not path.is_absolute():
         raise ConfigError(
-            "an absolute folder", repr(text), where,
-            "set data.folder, or the task's own folder: clients do not run where the command was given",
+            "an absolute folder", repr(text), f"configuration key 'data.{key}' or 'tasks.{task}.{key}'",
+            "clients do not run in the folder that you called from",
         )  # fmt: skip
     return path

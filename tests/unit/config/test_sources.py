@@ -49,6 +49,9 @@ def test_the_home_folder_may_be_short():
         (["data.folder=/a"], r"no folder.*'/a'.*data\.source"),
         (["tasks.derain.folder=/a"], r"no folder.*'/a'.*task 'derain'.*data\.source"),
         (["tasks.derain.source=bundled", "tasks.derain.folder=/a"], r"no folder.*tasks\.derain\.source"),
+        (["data=folder", "data.folder=images"], r"absolute folder.*'images'.*'data\.folder'"),
+        (["data.evaluation_folder=../images"], r"absolute folder.*'\.\./images'.*'data\.evaluation_folder'"),
+        (["tasks.derain.source=paired", "tasks.derain.folder=./a"], r"'\./a'.*'tasks\.derain\.folder'"),
         (["data=paired", "data.folder=/a"], r"'/a' for both.*denoise and derain.*tasks\.derain\.folder"),
     ],
 )
