@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -15,8 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from simulations.flower import RunOutcome, local_flower
+from simulations.folders import own_folder
 from simulations.page import write_page
-from tavit_flwr.config import compose
+from tavit_flwr.config import compose, override
+from tavit_flwr.errors import ConfigError, TavitError
+from tavit_flwr.server.check import check_experiment
 
 _DECORATION = re.compile(r"\x1b\[[0-9;]*m|^(INFO|WARNING|ERROR)\s*:\s?")
 _OURS = re.compile(
@@ -34,19 +38,24 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("overrides", nargs="*", help="Hydra overrides, e.g. experiment=tiny seed=1")
-    parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="replaced if it exists")
+    parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="replaced if the demo made it")
     options = parser.parse_args(arguments)
-    output = options.output.resolve()
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True)
-    config = compose(options.overrides)
+    try:
+        if any(word.startswith("output_dir=") for word in options.overrides):
+            raise ConfigError("no output_dir", "one", "overrides", "use --output")
+        config = compose(options.overrides)
+        check_experiment(config, simulated=True)
+    except TavitError as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
+    output = own_folder(options.output.resolve(), "demo", keep=config.resume)
+    shutil.rmtree(output / "flwr", ignore_errors=True)  # what Flower left of a run that is resumed
     console = Console()
     console.print(
         f"{len(config.clients)} clients, tasks: {', '.join(config.tasks)}; log: {output}/flwr.log", soft_wrap=True
     )
-    overrides = " ".join([*options.overrides, f"output_dir={output}"])
+    overrides = shlex.join([*options.overrides, override("output_dir", output)])
     with (
-        (output / "flwr.log").open("w") as log,
+        (output / "flwr.log").open("a") as log,
         local_flower(output / "flwr", {"TAVIT_STATE_DIR": str(output / "state")}) as flower,
     ):
 

@@ -6,7 +6,6 @@ import argparse
 import json
 import re
 import shlex
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -17,15 +16,13 @@ from rich.table import Table
 
 from simulations.deployment import Node, federation
 from simulations.flower import RunOutcome
+from simulations.folders import own_folder
 from simulations.jobs import problems_of
 from simulations.node_images import deal_images
-from tavit_flwr.config import compose
+from tavit_flwr.config import compose, override
 
 _DECORATION = re.compile(r"\x1b\[[0-9;]*m|^(INFO|WARNING|ERROR)\s*:\s?")
 _OURS = re.compile(r"body service|clients?:|left out|cycle \d|loss \d|client-steps|PSNR \d|fresh|messages|Error:")
-
-#: Written into a folder that this script made, which it may replace.
-_MARKER = ".made-by-simulations-federation"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not any(word.startswith("experiment=") for word in overrides):
         overrides = ["experiment=federation", *overrides]
     config = compose(overrides)
-    output = fresh_folder(options.output.resolve())
+    output = own_folder(options.output.resolve(), "federation")
     folders = [output / "images" / f"node-{number}-{task}" for number, task in enumerate(config.clients)]
     dealt = deal_images(folders)
     nodes = [
@@ -63,20 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
             if _OURS.search(text) and "MetricRecord" not in text:
                 console.print(f"  {text}", markup=False, highlight=False, soft_wrap=True)
 
-        words = shlex.join([*overrides, f"output_dir='{output}'"])
+        words = shlex.join([*overrides, override("output_dir", output)])
         outcome = running.flower.run(words, on_line=show)
     return report(console, outcome, output, len(nodes))
-
-
-def fresh_folder(folder: Path) -> Path:
-    """Make a folder; one that is there is replaced only if this script made it, or it is empty."""
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / _MARKER).is_file():
-            raise SystemExit(f"{folder} holds files that this script did not make: choose another --output")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _MARKER).touch()
-    return folder
 
 
 def report(console: Console, outcome: RunOutcome, output: Path, nodes: int) -> int:

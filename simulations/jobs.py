@@ -20,7 +20,7 @@ from typing import Any
 
 from simulations.flower import ROOT, RunOutcome, local_flower
 from simulations.page import write_page
-from tavit_flwr.config import TavitConfig, compose, to_dict
+from tavit_flwr.config import TavitConfig, compose, override, to_dict
 from tavit_flwr.errors import ConfigError, TavitError
 from tavit_flwr.files import write_json
 
@@ -119,7 +119,7 @@ class Job:
 
     def _flower_run(self, timeout_s: float) -> RunOutcome:
         resume = (self.folder / "checkpoints").is_dir() and any((self.folder / "checkpoints").glob("round-*"))
-        words = [*self.words, f"output_dir='{self.folder}'", *(["resume=true"] if resume else [])]
+        words = [*self.words, override("output_dir", self.folder), *(["resume=true"] if resume else [])]
         at_once = min(len(self.config.clients), AT_ONCE)
         with (
             (self.folder / "flwr.log").open("a") as log,

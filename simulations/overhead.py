@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import statistics
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from simulations.flower import Flower, local_flower
-from tavit_flwr.config import TavitConfig, compose
+from tavit_flwr.config import TavitConfig, compose, images_of, override
 from tavit_flwr.data import BatchStream, load_client_data
 from tavit_flwr.degrade import degradation
 from tavit_flwr.errors import SessionError
@@ -52,14 +53,17 @@ class UnsplitLoop:
             body = body or parts.body
             optimiser = build_optimiser([*parts.head.parameters(), *parts.tail.parameters()], config.optimiser.client)
             self._clients.append(UnsplitClient(task, parts.head, parts.tail, optimiser))
+            where = images_of(config, task)
             images = load_client_data(
-                source="bundled", folder=None, evaluation_folder=None, held_out=config.data.held_out,
-                halve_jpeg=config.data.halve_jpeg, crop=config.data.crop, seed=config.seed, task=task,
-                shard=0, num_shards=1,
+                source=where.source, folder=where.folder, evaluation_folder=where.evaluation_folder,
+                held_out=config.data.held_out, halve_jpeg=config.data.halve_jpeg, crop=config.data.crop,
+                seed=config.seed, task=task, shard=0, num_shards=1,
             )  # fmt: skip
+            settings = config.tasks[task]
+            degrade = None if where.paired else degradation(settings.degradation, settings.options)
             stream = BatchStream(
-                images.train, degradation(config.tasks[task].degradation, config.tasks[task].options),
-                crop=config.data.crop, batch_size=config.data.batch_size, seed=config.seed, client=f"p{index}",
+                images.train, degrade, crop=config.data.crop, batch_size=config.data.batch_size, seed=config.seed,
+                client=f"p{index}",
             )  # fmt: skip
             self._streams.append(stream)
         if body is None:
@@ -84,14 +88,15 @@ class UnsplitLoop:
             unsplit_step(self._clients[group], self._body, self._body_optimiser, pairs[group], PHASES[phase], 0)
 
 
-def demo_costs(flower: Flower, overrides: list[str], clients: int, steps: int, output: Path) -> Costs:
+def demo_costs(flower: Flower, overrides: list[str], config: TavitConfig, steps: int, output: Path) -> Costs:
     """Wall seconds per client-step of one `flwr run`, by phase; errors unless every client took part."""
     phases = ",".join(f"{{kind:{name},rounds:1,steps:{steps}}}" for name in PHASE_NAMES)
     words = [
-        *overrides, f"output_dir={output}", "schedule.cycles=1", "schedule.evaluate_first=false",
-        f"schedule.phases=[{phases}]", "evaluation.stride=64", "evaluation.pictures=false",
+        *overrides, override("output_dir", output), "schedule.cycles=1", "schedule.evaluate_first=false",
+        f"schedule.phases=[{phases}]", f"evaluation.stride={config.data.crop}", "evaluation.pictures=false",
     ]  # fmt: skip
-    outcome = flower.run(" ".join(words), clients)
+    clients = len(config.clients)
+    outcome = flower.run(shlex.join(words), clients)
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     trained = [line for line in lines if line["event"] == "train"]
     if not outcome.completed or any(line["left_out"] for line in trained):
@@ -117,9 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     ):
         for repeat in range(options.repeats):
             unsplit = {name: loop.cost_s(name, max(10, options.steps // 4)) for name in PHASE_NAMES}
-            split = demo_costs(
-                flower, options.overrides, len(config.clients), options.steps, Path(folder) / f"run-{repeat}"
-            )
+            split = demo_costs(flower, options.overrides, config, options.steps, Path(folder) / f"run-{repeat}")
             for name in PHASE_NAMES:
                 rows[name].append((split[name], unsplit[name]))
     return _report(rows, options.output, options.steps)

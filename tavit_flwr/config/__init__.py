@@ -5,6 +5,7 @@ type or a value out of range is a `ConfigError` that names the nearest valid key
 """
 
 from tavit_flwr.config.compose import compose, conf_dir, from_json, to_dict, to_json
+from tavit_flwr.config.overrides import override
 from tavit_flwr.config.schema import (
     ComputeConfig,
     DataConfig,
@@ -42,6 +43,7 @@ __all__ = [
     "conf_dir",
     "from_json",
     "images_of",
+    "override",
     "to_dict",
     "to_json",
 ]

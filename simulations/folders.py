@@ -1,0 +1,36 @@
+"""Folders that a script fills, and may empty again because it made them itself."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+
+def own_folder(folder: Path, script: str, *, keep: bool = False) -> Path:
+    """Make a folder; one that is there is replaced only if the same script made it, or it is empty.
+
+    Parameters
+    ----------
+    folder : Path
+        Where.
+    script : str
+        Names the marker that is left in the folder.
+    keep : bool
+        Keep what the script left there before.
+
+    Raises
+    ------
+    SystemExit
+        When the folder holds what the script did not make; nothing has been touched then.
+    """
+    marker = folder / f".made-by-simulations-{script}"
+    if folder.exists() and not folder.is_dir():
+        raise SystemExit(f"{folder} is a file: choose another --output")
+    if folder.exists() and any(folder.iterdir()):
+        if not marker.is_file():
+            raise SystemExit(f"{folder} holds files that this script did not make: choose another --output")
+        if not keep:
+            shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+    return folder
