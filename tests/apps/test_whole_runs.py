@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 
 from tavit_flwr import client_app
 from tavit_flwr.errors import ConfigError, ModelError, ProtocolError, QuorumError
+from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.checkpoint import latest
 from tavit_flwr.server.initial import initial_arrays, initial_weights
@@ -145,6 +146,15 @@ def test_below_the_quorum_the_run_stops(fake_grid, tiny, tmp_path, run, make_pha
     grid = fake_grid(3, twists={n: lambda m, r, t=t: t(m, r) if is_train(m) else r for n, t in twist.items()})
     with pytest.raises(QuorumError, match=r"node 101.*node 102.*resume=true"):
         run(config, tmp_path / "out", grid)
+
+
+def test_a_body_that_is_not_finite_any_more_is_never_saved(fake_grid, tiny, tmp_path, run, make_phases, monkeypatch):
+    config = tiny(make_phases("task-specific", "joint", steps=1))
+    state = BodyHost.state
+    monkeypatch.setattr(BodyHost, "state", lambda host: {name: one / 0 for name, one in state(host).items()})
+    with pytest.raises(ProtocolError, match=r"finite values in .*body 'natural' after round 2"):
+        run(config, tmp_path / "out", fake_grid(2))
+    assert latest(tmp_path / "out" / "checkpoints").state.round == 1
 
 
 @pytest.mark.parametrize("metric", ["steps", "loss-first", "wait-s"])

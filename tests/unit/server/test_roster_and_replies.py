@@ -483,6 +483,16 @@ def test_an_unknown_node_is_named_and_its_weights_are_not_used(caplog):
     assert "node 999" in caplog.text
 
 
+def test_a_client_that_says_it_is_done_before_the_service_saw_all_its_steps_is_left_out():
+    opened = Round()
+    (one,) = people(1)
+    opened.sessions[one.node_id] = (one, Session(one.client, one.task, None, "joint", 5, steps_done=4))
+    message = Message(content=RecordDict(), message_type=MessageType.TRAIN, dst_node_id=one.node_id)
+    assert sort_replies(opened, [Message(content=content(), reply_to=message)], WEIGHTS, MOVED) == []
+    assert "5 steps" in opened.problems[0]
+    assert "4 that the body service saw" in opened.problems[0]
+
+
 def test_a_second_reply_of_one_node_is_not_used():
     opened = Round()
     (one,) = people(1)
