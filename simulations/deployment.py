@@ -83,8 +83,15 @@ class Federation:
         )  # fmt: skip
         wait_healthy(self._superlink, self.address, self.log("superlink"), trust=self._files.authority)
 
-    def add(self, node: Node) -> None:
+    def add(self, node: Node, *, register: bool = True) -> None:
         """Make a node's key, register it with the SuperLink, and start the SuperNode.
+
+        Parameters
+        ----------
+        node : Node
+            Its name is new.
+        register : bool
+            Without it the SuperNode is a stranger, whom the SuperLink turns away.
 
         Raises
         ------
@@ -92,14 +99,18 @@ class Federation:
             When the SuperLink does not register the key.
         """
         _, public = make_node_key(self.home / "keys", node.name)
+        if register:
+            self._register(public, f"node {node.name}")
+        self._nodes[node.name] = node
+        self.start(node.name)
+
+    def _register(self, public: Path, where: str) -> None:
         answer = subprocess.run(
             ["flwr", "supernode", "register", str(public), CONNECTION],
             env=self.flower.env, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         if answer.returncode:
-            raise SessionError("a registered key", answer.stdout + answer.stderr, f"node {node.name}")
-        self._nodes[node.name] = node
-        self.start(node.name)
+            raise SessionError("a registered key", answer.stdout + answer.stderr, where)
 
     def start(self, name: str) -> None:
         """Start a SuperNode that was added, or start it again with the same key and state."""

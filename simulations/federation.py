@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,19 +62,20 @@ def main(arguments: list[str] | None = None) -> int:
                 console.print(f"  {text}", markup=False, highlight=False, soft_wrap=True)
 
         words = shlex.join([*overrides, override("output_dir", output)])
+        began = time.time()
         outcome = running.flower.run(words, on_line=show)
-    return report(console, outcome, output, len(nodes))
+    return report(console, outcome, output, len(nodes), began)
 
 
-def report(console: Console, outcome: RunOutcome, output: Path, nodes: int) -> int:
-    """Show the tables and what went wrong, if anything did."""
+def report(console: Console, outcome: RunOutcome, output: Path, nodes: int, began: float) -> int:
+    """Show the tables and what went wrong, if anything did; `began` is when ``flwr run`` was, seconds of the epoch."""
     problems = problems_of(output, outcome, nodes)
     if (output / "results.json").is_file():
         results = json.loads((output / "results.json").read_text())
         lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
         console.print(_scores(results))
         console.print(_rounds(lines))
-        console.print(_summary(results, output), soft_wrap=True, highlight=False)
+        console.print(_summary(results, output, began), soft_wrap=True, highlight=False)
     for problem in problems:
         console.print(f"[red]problem:[/red] {problem}")
     return 1 if problems else 0
@@ -101,17 +103,18 @@ def _rounds(lines: list[dict[str, Any]]) -> Table:
             rounds.setdefault(line["round"], []).append(line)
     for number, own in rounds.items():
         wall_s = own[0]["round_wall_s"]
-        messages_s = wall_s - max(line["session_s"] for line in own)
+        messages_s = wall_s - own[0]["round_session_s"]
         clients = sum(len(line["clients"]) for line in own)
         table.add_row(str(number), own[0]["phase"], str(clients), f"{wall_s:.1f}", f"{messages_s:.1f}")
     return table
 
 
-def _summary(results: dict[str, Any], output: Path) -> str:
+def _summary(results: dict[str, Any], output: Path, began: float) -> str:
     traffic = results["step_bytes"] / max(1, results["steps"]) / 2**20
+    first_s = results["first_step_time"] - began
     return (
-        f"{results['steps']} client-steps in {results['wall_s']:.0f} s; first step {results['first_step_s']:.1f} s "
-        f"after the ServerApp; {traffic:.2f} MiB per client-step, both directions\n"
+        f"{results['steps']} client-steps in {results['wall_s']:.0f} s; first step {first_s:.1f} s "
+        f"after `flwr run`; {traffic:.2f} MiB per client-step, both directions\n"
         f"results  {output / 'results.json'}\npage     {output / 'report.html'}\n"
         f"logs     {output / 'flwr'} and {output / 'flwr.log'}\n"
         f"images   {output / 'images'}"

@@ -13,7 +13,7 @@ from flwr.app import UserConfig
 from tavit_flwr.client.store import default_state_dir
 from tavit_flwr.config import TaskConfig, TavitConfig, images_of
 from tavit_flwr.config.choices import nearest
-from tavit_flwr.errors import CheckpointError, ConfigError, DataError
+from tavit_flwr.errors import CheckpointError, ConfigError
 
 #: What a node configuration may hold: Flower's own keys in simulation, an operator's otherwise.
 KEYS = frozenset(
@@ -82,9 +82,7 @@ def identify(node_config: UserConfig, config: TavitConfig) -> Node:
     Raises
     ------
     ConfigError
-        For an unknown task, or a node without partition and task.
-    DataError
-        For a data folder that does not exist.
+        For an unknown key or task, a data folder that does not exist, or a node without partition and task.
     """
     _check_keys(node_config)
     state_dir = Path(str(node_config["state-dir"])) if "state-dir" in node_config else default_state_dir()
@@ -136,7 +134,7 @@ def _folder(node_config: UserConfig, key: str) -> Path | None:
         return None
     folder = Path(str(node_config[key]))
     if not folder.is_dir():
-        raise DataError("a folder of images", "no such folder", f"node configuration '{key}'", "mount or correct it")
+        raise ConfigError("a folder of images", "no such folder", f"node configuration '{key}'", "mount or correct it")
     return folder
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +13,7 @@ from tavit_flwr.client.node import Node, task_of, threads
 from tavit_flwr.config import TavitConfig, images_of
 from tavit_flwr.data import ClientData, load_client_data
 from tavit_flwr.degrade import Degrade, degradation
-from tavit_flwr.errors import SessionError
+from tavit_flwr.errors import DataError, SessionError
 from tavit_flwr.models import Head, Preset, Tail, build_head, build_tail, preset
 from tavit_flwr.split.devices import choose_device
 from tavit_flwr.wire.frames import Limits
@@ -53,20 +55,21 @@ class Workshop:
         task, data = task_of(node, config), config.data
         where = images_of(config, node.task)
         own_images = node.folder is not None and where.source == "bundled"
-        images = load_client_data(
-            source="folder" if own_images else where.source,
-            folder=node.folder if node.deployed else node.folder or where.folder,
-            evaluation_folder=node.evaluation_folder if node.deployed else where.evaluation_folder,
-            held_out=data.held_out,
-            halve_jpeg=data.halve_jpeg,
-            crop=data.crop,
-            test_sets=task.test_sets,
-            window_hu=(data.window_hu[0], data.window_hu[1]),
-            seed=config.seed,
-            task=node.task,
-            shard=node.shard,
-            num_shards=node.shards,
-        )
+        with _told_by_key(node):
+            images = load_client_data(
+                source="folder" if own_images else where.source,
+                folder=node.folder if node.deployed else node.folder or where.folder,
+                evaluation_folder=node.evaluation_folder if node.deployed else where.evaluation_folder,
+                held_out=data.held_out,
+                halve_jpeg=data.halve_jpeg,
+                crop=data.crop,
+                test_sets=task.test_sets,
+                window_hu=(data.window_hu[0], data.window_hu[1]),
+                seed=config.seed,
+                task=node.task,
+                shard=node.shard,
+                num_shards=node.shards,
+            )
         degrade = None if where.paired else degradation(task.degradation, task.options)
         architecture = preset(config.model.preset, **config.model.overrides)
         device = choose_device(config.compute.client_device, "compute.client_device")
@@ -115,3 +118,17 @@ class Workshop:
         return (
             f"client {self.node.client}, task {self.node.task}, cycle {order.cycle}, {order.phase}, round {order.round}"
         )
+
+
+@contextmanager
+def _told_by_key(node: Node) -> Iterator[None]:
+    """Name the keys of the node configuration in errors about its images: what is told never names a folder."""
+    try:
+        yield
+    except DataError as error:
+        folders = {"'data-dir'": node.folder, "'evaluation-dir'": node.evaluation_folder}
+        keys = " or ".join(key for key, folder in folders.items() if folder is not None)
+        if not node.deployed or not keys:
+            raise
+        expected = f"{error.expected}, in the folder of node configuration {keys}"
+        raise DataError(expected, error.received, error.where, error.hint) from error

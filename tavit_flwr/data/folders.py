@@ -34,7 +34,10 @@ def image_folder(folder: Path, *, crop: int, halve_jpeg: bool = True) -> LazyIma
     names = image_files(folder)
     if not names:
         raise DataError(
-            f"images ({', '.join(IMAGE_SUFFIXES)})", "none", f"folder {folder}", "put images there or set data.folder"
+            f"images ({', '.join(IMAGE_SUFFIXES)})",
+            "none",
+            f"folder {folder}",
+            "put images there or name another folder",
         )
 
     def read(name: str) -> Sample:

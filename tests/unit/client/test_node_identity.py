@@ -10,7 +10,7 @@ from PIL import Image
 from tavit_flwr.client.node import identify, places, slots, task_of, threads
 from tavit_flwr.client.workshop import Workshop
 from tavit_flwr.config import DataConfig, TaskConfig, TavitConfig, compose
-from tavit_flwr.errors import ConfigError, DataError, TavitError
+from tavit_flwr.errors import ConfigError, TavitError
 
 
 @pytest.fixture(autouse=True)
@@ -73,14 +73,14 @@ def test_an_unknown_task_is_named():
 
 def test_a_folder_that_is_not_there_is_told(tmp_path):
     for node_config in ({"task": "denoise"}, {"partition-id": 0}):
-        with pytest.raises(DataError, match="data-dir") as told:
+        with pytest.raises(ConfigError, match="data-dir") as told:
             identify(node_config | {"data-dir": str(tmp_path / "nothing")}, config())
         assert "nothing" not in told.value.told()
 
 
 def test_a_file_in_place_of_a_folder_is_told(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(DataError, match="data-dir"):
+    with pytest.raises(ConfigError, match="data-dir"):
         identify({"task": "denoise", "data-dir": str(tmp_path / "file")}, config())
 
 
