@@ -139,6 +139,8 @@ class TavitConfig:
     output_dir: str = ""
     resume: bool = False
     keep_checkpoints: int = 3
+    initial_weights: str = ""
+    initial_fresh: list[str] = field(default_factory=list)
     clients: list[str] = field(default_factory=list)
     bodies: list[str] = field(default_factory=lambda: ["natural"])
     tasks: dict[str, TaskConfig] = field(default_factory=dict)

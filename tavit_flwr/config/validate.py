@@ -63,6 +63,7 @@ def validate(config: TavitConfig) -> None:
     _check_schedule(config)
     _check_names(config)
     _check_addresses(config)
+    _check_initial(config)
     check_device_name(config.compute.client_device, "configuration key 'compute.client_device'")
     check_device_name(config.compute.server_device, "configuration key 'compute.server_device'")
     window = config.data.window_hu
@@ -145,6 +146,21 @@ def _check_addresses(config: TavitConfig) -> None:
             "the address that clients connect to", f"none, and wire.listen={wire.listen}",
             "configuration key 'wire.advertise'", "as in wire.advertise=server.example.org:9092",
         )  # fmt: skip
+
+
+def _check_initial(config: TavitConfig) -> None:
+    if config.initial_weights and not Path(config.initial_weights).expanduser().is_absolute():
+        raise ConfigError(
+            "an absolute folder", repr(config.initial_weights), "configuration key 'initial_weights'",
+            "a ServerApp does not run in the folder that you called from",
+        )  # fmt: skip
+    known = {*config.tasks, *(task.body for task in config.tasks.values())} if config.initial_weights else set()
+    for name in config.initial_fresh:
+        if name not in known:
+            raise ConfigError(
+                f"tasks and bodies out of {sorted(known)}", repr(name), "configuration key 'initial_fresh'",
+                "" if config.initial_weights else "without initial_weights all are fresh",
+            )  # fmt: skip
 
 
 def _check_test_sets(config: TavitConfig) -> None:

@@ -25,6 +25,8 @@ _STATE_FILE = "state.json"
 _ROUND = re.compile(r"^round-\d{6}$")
 _DAMAGED = "name an older round's folder, or copy this one again"
 
+Part = Literal["head", "body", "tail"]
+
 
 @dataclass(frozen=True)
 class StoredWeights:
@@ -53,7 +55,16 @@ class StoredWeights:
     bodies: dict[str, str]
     config: dict[str, Any] | None
 
-    def state(self, part: Literal["head", "body", "tail"], owner: str) -> dict[str, Tensor]:
+    def owners(self, part: Part) -> list[str]:
+        """Tasks whose heads or tails are stored, or names of stored bodies."""
+        return sorted({name.split("/")[1] for name in _names(self.folder) if name.startswith(f"{part}/")})
+
+    def there(self) -> str:
+        """What is stored, for errors."""
+        tasks, bodies = (", ".join(self.owners(part)) or "none" for part in ("head", "body"))
+        return f"there are tasks: {tasks}; bodies: {bodies}"
+
+    def state(self, part: Part, owner: str) -> dict[str, Tensor]:
         """Read one part's tensors; other parts' are not read.
 
         Raises
@@ -64,8 +75,7 @@ class StoredWeights:
         prefix = f"{part}/{owner}/"
         names = [name for name in _names(self.folder) if name.startswith(prefix)]
         if not names:
-            tasks = ", ".join(sorted(self.bodies)) or "none"
-            raise CheckpointError(f"a {part} of '{owner}'", f"none; there are tasks: {tasks}", str(self.folder))
+            raise CheckpointError(f"a {part} of '{owner}'", f"none; {self.there()}", str(self.folder))
         try:
             with safe_open(self.folder / WEIGHTS_FILE, framework="pt") as file:
                 return {name.removeprefix(prefix): file.get_tensor(name) for name in names}

@@ -11,12 +11,13 @@ from tavit_flwr.config import TavitConfig, images_of
 from tavit_flwr.data.photographs import HELD_OUT_PHOTOGRAPHS, TRAINING_PHOTOGRAPHS
 from tavit_flwr.degrade import degradation
 from tavit_flwr.errors import ConfigError
+from tavit_flwr.server.given_weights import find_given
 from tavit_flwr.server.initial import preset_of, step_shape
 from tavit_flwr.wire.frames import MAX_HEADER_BYTES
 
 
 def check_experiment(config: TavitConfig, *, simulated: bool) -> None:
-    """Check what the configuration names: degradations, architecture, frames, and in simulation folders.
+    """Check what the configuration names: degradations, architecture, frames, and in simulation folders and weights.
 
     It draws no weights and opens no image; milliseconds.
 
@@ -29,7 +30,7 @@ def check_experiment(config: TavitConfig, *, simulated: bool) -> None:
 
     Raises
     ------
-    ConfigError
+    ConfigError, CheckpointError
         At the first thing that cannot work.
     """
     preset_of(config)
@@ -38,6 +39,8 @@ def check_experiment(config: TavitConfig, *, simulated: bool) -> None:
         if simulated:
             _check_simulated_images(config, task)
     _check_frames(config)
+    if simulated and config.initial_weights and not config.resume:
+        find_given(config)
 
 
 def refuse_records(**records: ConfigRecord | None) -> None:

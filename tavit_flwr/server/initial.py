@@ -12,6 +12,7 @@ from tavit_flwr.errors import ConfigError, ModelError
 from tavit_flwr.models import Preset, build_body, build_head, build_tail, initialise_part, preset
 from tavit_flwr.server.aggregation import State, Weights, check_state
 from tavit_flwr.server.body_host import BodyHost
+from tavit_flwr.server.given_weights import with_given
 from tavit_flwr.split.devices import choose_device
 
 
@@ -34,9 +35,14 @@ def step_shape(config: TavitConfig) -> tuple[int, int, int, int]:
 
 
 def initial_weights(config: TavitConfig) -> Weights:
-    """Draw every body, head and tail from the run's seed.
+    """Draw every body, head and tail from the run's seed, but for those that ``initial_weights`` gives.
 
     Each part is named in its draw (``body``/domain, ``head``/task, ``tail``/task), so adding a task changes no other.
+
+    Raises
+    ------
+    TavitError
+        When given weights cannot be used, see `tavit_flwr.server.given_weights`.
     """
     architecture = preset_of(config)
     bodies = {name: _drawn(build_body(architecture), config.seed, "body", name) for name in body_names(config)}
@@ -45,7 +51,8 @@ def initial_weights(config: TavitConfig) -> Weights:
         for task in config.tasks
     }
     tails = {task: _drawn(build_tail(architecture), config.seed, "tail", task) for task in config.tasks}
-    return Weights(bodies, heads, tails)
+    drawn = Weights(bodies, heads, tails)
+    return with_given(drawn, config) if config.initial_weights else drawn
 
 
 def initial_arrays(config: TavitConfig) -> ArrayRecord:
