@@ -11,6 +11,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tavit_flwr.models.presets import Preset
 
@@ -40,13 +41,25 @@ def sinusoidal_embedding(time_step: int, batch: int, size: int, like: Tensor) ->
     return torch.cat((angles.sin(), angles.cos())).repeat(batch, 1)
 
 
+class Mish(nn.Module):
+    """``x * tanh(softplus(x))``, one operation after the other as in the published code.
+
+    torch's fused Mish is the same function with other last bits, which grow to 2e-4 in the gradient at the cut. A step
+    of the `paper` preset takes as long with either, a forward pass 2 % longer with this one (1 CPU thread).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of x's shape."""
+        return x * F.softplus(x).tanh_()
+
+
 class ConvBlock(nn.Module):
     """conv3x3 - GroupNorm - Mish: [B, C_in, H, W] -> [B, C_out, H, W] (paper)."""
 
     def __init__(self, channels_in: int, channels_out: int, groups: int) -> None:
         super().__init__()
         self.block = nn.Sequential(
-            nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.GroupNorm(groups, channels_out), nn.Mish()
+            nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.GroupNorm(groups, channels_out), Mish()
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,7 +76,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, time_size: int, groups: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Mish(), nn.Linear(time_size, channels_out))
+        self.mlp = nn.Sequential(Mish(), nn.Linear(time_size, channels_out))
         self.block1 = ConvBlock(channels_in, channels_out, groups)
         self.block2 = ConvBlock(channels_out, channels_out, groups)
         same = channels_in == channels_out

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from tavit_flwr.errors import ConfigError, ModelError
-from tavit_flwr.models.blocks import Downsample, GatedAttention, ResidualBlock, Stage, sinusoidal_embedding
+from tavit_flwr.models.blocks import Downsample, GatedAttention, Mish, ResidualBlock, Stage, sinusoidal_embedding
 from tavit_flwr.models.presets import Preset
 
 
@@ -52,7 +52,7 @@ class Head(nn.Module):
         self.preset = preset
         self.time_step = time_step
         size, groups = preset.width, preset.groups
-        self.mlp = nn.Sequential(nn.Linear(size, 4 * size), nn.Mish(), nn.Linear(4 * size, size))
+        self.mlp = nn.Sequential(nn.Linear(size, 4 * size), Mish(), nn.Linear(4 * size, size))
         last = len(preset.widths) - 1
         self.downs = nn.ModuleList(
             Stage(before, width, nn.Identity() if level == last else Downsample(width), preset)

@@ -8,6 +8,8 @@ import torch
 
 from tavit_flwr.errors import CheckpointError, ConfigError, ProtocolError
 from tavit_flwr.files import write_tensors
+from tavit_flwr.inference.official_files import export_checkpoint, import_checkpoint
+from tavit_flwr.models import build_parts
 from tavit_flwr.server.aggregation import Weights
 from tavit_flwr.server.check import check_experiment
 from tavit_flwr.server.checkpoint import latest
@@ -42,13 +44,13 @@ def test_a_run_starts_from_another_runs_weights_and_goes_on_training(
     grid = fake_grid(2)
     after = run(config, tmp_path / "second", grid).weights
     sent = [message for message in grid.asked if message.metadata.message_type.startswith("train")]
+    assert sent
+    given = {name: tensor for name, tensor in before.items() if not name.startswith("body/")}
     for message in sent:  # what the clients were given to begin with
-        arrays = message.content["arrays"]
-        for name, array in arrays.items():
+        for name, array in message.content["arrays"].items():
             part, _, tensor = name.partition("/")
-            owners = [task for task in ("denoise", "deblock")
-                      if torch.equal(before[f"{part}/{task}/{tensor}"], torch.from_numpy(array.numpy().copy()))]  # fmt: skip
-            assert owners
+            values = torch.from_numpy(array.numpy().copy())
+            assert any(torch.equal(given[f"{part}/{task}/{tensor}"], values) for task in ("denoise", "deblock"))
     assert same(after, before, "body/")
     for task in ("denoise", "deblock"):
         assert not same(after, before, f"head/{task}/")
@@ -115,3 +117,30 @@ def test_damaged_and_missing_weights_are_refused_before_the_run(tiny, tmp_path, 
 def test_what_cannot_be_meant_is_refused(tiny, override, said):
     with pytest.raises(ConfigError, match=said):
         tiny(override)
+
+
+def test_published_checkpoints_go_on_training_and_go_out_again(fake_grid, tiny, tmp_path, run, make_phases):
+    """The paper's architecture on small crops: import, one step, export."""
+    parts = build_parts("paper", seed=5)
+    for part in ("head", "body", "tail"):
+        torch.save(getattr(parts, part).state_dict(), tmp_path / f"{part}.pth")
+    import_checkpoint(
+        {"denoise": tmp_path / "head.pth"},
+        {"denoise": tmp_path / "tail.pth"},
+        tmp_path / "body.pth",
+        tmp_path / "start",
+    )
+    config = tiny(
+        "model=paper", "data.crop=16", "data.batch_size=1", "evaluation.stride=16", "clients=[denoise]",
+        f"initial_weights={tmp_path / 'start'}", make_phases("task-specific", steps=1),
+    )  # fmt: skip
+    run(config, tmp_path / "run", fake_grid(1))
+    assert export_checkpoint(tmp_path / "run", tmp_path / "out", task="denoise")
+    for part, moved in (("head", True), ("body", False), ("tail", True)):
+        before = torch.load(tmp_path / f"{part}.pth", weights_only=True)
+        after = torch.load(tmp_path / "out" / f"{part}.pt", weights_only=True)
+        assert list(after) == list(before)
+        changed = [name for name in before if not torch.equal(before[name], after[name])]
+        assert bool(changed) == moved
+        for name in changed:  # one step of Adam from where the published weights were
+            assert (after[name] - before[name]).abs().max() < 0.01
