@@ -59,13 +59,15 @@ def on_query(message: Message, context: Context) -> Message:
         if node.task:
             workshop = Workshop.open(node, config)
             workshop.data.check()
+            if node.shares_photographs:
+                logger.warning("no data-dir: this node trains on the bundled photographs, as all such nodes do")
             enrolment = Enrolment(
                 client=node.client,
                 task=node.task,
                 body=config.tasks[node.task].body,
                 train_images=len(workshop.data.train),
                 held_out_images=len(workshop.data.held_out),
-                shared_held_out=node.shards > 1,
+                shared_held_out=node.shards > 1 or node.shares_photographs,
                 slots=slots(),
             )
     except TavitError as error:

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from tavit_flwr.config import TavitConfig, compose, to_dict
 from tavit_flwr.server.aggregation import Weights
-from tavit_flwr.server.check import check_experiment
+from tavit_flwr.server.check import check_experiment, warn_of_shared_photographs
 from tavit_flwr.server.checkpoint import check_same_experiment, latest
 from tavit_flwr.server.initial import initial_arrays
 from tavit_flwr.server.strategy import TAViT
@@ -23,6 +23,8 @@ def main(grid: Grid, context: Context) -> None:
     """Run the experiment that ``--run-config "hydra='...'"`` names."""
     config = compose(str(context.run_config.get("hydra", "")))
     check_experiment(config, simulated=simulated(grid))
+    if not simulated(grid):
+        warn_of_shared_photographs(config)
     if config.compute.server_threads:
         torch.set_num_threads(config.compute.server_threads)
     output_dir = output_folder(config)

@@ -55,6 +55,11 @@ class Node:
     threads: int = 0
     deployed: bool = False
 
+    @property
+    def shares_photographs(self) -> bool:
+        """Whether this node, set up without images of its own, takes the bundled ones like every other such node."""
+        return self.deployed and self.folder is None
+
 
 def places(clients: list[str]) -> list[int]:
     """Order in which partitions take the experiment's clients: every task once before any task twice.

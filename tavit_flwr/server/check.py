@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from math import prod
 
@@ -14,6 +15,8 @@ from tavit_flwr.errors import ConfigError
 from tavit_flwr.server.given_weights import find_given
 from tavit_flwr.server.initial import preset_of, step_shape
 from tavit_flwr.wire.frames import MAX_HEADER_BYTES
+
+logger = logging.getLogger("flwr")
 
 
 def check_experiment(config: TavitConfig, *, simulated: bool) -> None:
@@ -63,6 +66,16 @@ def without_folder(config: TavitConfig) -> list[str]:
     return [
         task for task in config.tasks if (images := images_of(config, task)).source != "bundled" and not images.folder
     ]
+
+
+def warn_of_shared_photographs(config: TavitConfig) -> None:
+    """Say which tasks' nodes would train on the same images, where nodes are deployed and bring none."""
+    tasks = [task for task in config.tasks if images_of(config, task).source == "bundled"]
+    if tasks:
+        logger.warning(
+            "%s: nodes without a data-dir all train on the same bundled photographs, and are scored on the same",
+            ", ".join(tasks),
+        )
 
 
 def _check_degradation(config: TavitConfig, task: str) -> None:

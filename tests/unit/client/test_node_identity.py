@@ -11,6 +11,8 @@ from tavit_flwr.client.node import identify, places, slots, task_of, threads
 from tavit_flwr.client.workshop import Workshop
 from tavit_flwr.config import DataConfig, TaskConfig, TavitConfig, compose
 from tavit_flwr.errors import ConfigError, TavitError
+from tavit_flwr.server.roster import Roster
+from tavit_flwr.server.selection import evaluators
 
 
 @pytest.fixture(autouse=True)
@@ -177,3 +179,15 @@ def test_folders_that_the_experiment_names_are_not_a_deployed_nodes(tmp_path):
     )
     assert len(workshop.data.held_out) == 1  # set aside from its own
     assert len(workshop.data.train) == 1
+
+
+def test_nodes_without_images_of_their_own_say_that_they_share_the_bundled_ones(fake_grid, images, tmp_path, caplog):
+    own = {"task": "deblock", "data-dir": str(images), "state-dir": str(tmp_path / "c")}
+    none = [{"task": "denoise", "state-dir": str(tmp_path / name)} for name in "ab"]
+    grid = fake_grid(node_configs=[*none, own])
+    config = compose("experiment=tiny data.held_out=1")
+    participants = Roster(grid, config).gather()
+    shared = {one.node_id: one.enrolment.shared_held_out for one in participants}
+    assert shared == {100: True, 101: True, 102: False}
+    assert sorted(one.task for one in evaluators(participants)) == ["deblock", "denoise"]
+    assert caplog.text.count("no data-dir: this node trains on the bundled photographs") == 2

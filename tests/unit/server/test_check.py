@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from tavit_flwr.cli import app
 from tavit_flwr.config import compose
 from tavit_flwr.errors import ConfigError
-from tavit_flwr.server.check import check_experiment, refuse_records, without_folder
+from tavit_flwr.server.check import check_experiment, refuse_records, warn_of_shared_photographs, without_folder
 from tavit_flwr.server_app import simulated
 
 
@@ -77,6 +77,13 @@ def test_the_largest_frame_that_fits_is_allowed():
 def test_tasks_without_a_folder_are_named():
     assert without_folder(compose("experiment=tiny data=folder tasks.denoise.folder=/a")) == ["deblock"]
     assert without_folder(compose("experiment=tiny")) == []
+
+
+def test_nodes_that_would_train_on_the_same_images_are_told(caplog):
+    warn_of_shared_photographs(compose("experiment=tiny data=folder data.folder=/a"))
+    assert caplog.text == ""
+    warn_of_shared_photographs(compose("experiment=tiny tasks.denoise.source=folder tasks.denoise.folder=/a"))
+    assert "deblock: nodes without a data-dir all train on the same bundled photographs" in caplog.text
 
 
 def test_flowers_simulation_is_known_by_its_grid():
