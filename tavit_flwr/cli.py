@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from tavit_flwr import __version__
 from tavit_flwr.commands.checkpoints import export_command, import_command
+from tavit_flwr.commands.clean_state import clean_state_command
 from tavit_flwr.commands.cost import estimate_command
 from tavit_flwr.commands.datasets import check_data_command
 from tavit_flwr.commands.evaluate import evaluate_command
@@ -22,6 +23,7 @@ app.command("restore")(restore_command)
 app.command("evaluate")(evaluate_command)
 app.command("estimate")(estimate_command)
 app.command("check-data")(check_data_command)
+app.command("clean-state")(clean_state_command)
 app.command("import-checkpoint")(import_command)
 app.command("export-checkpoint")(export_command)
 

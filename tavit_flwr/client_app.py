@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from tavit_flwr.client.evaluation import evaluate
+from tavit_flwr.client.leftovers import forget_if_finished
 from tavit_flwr.client.node import client_name, identify, slots
 from tavit_flwr.client.training import train
 from tavit_flwr.client.workshop import Workshop
@@ -96,6 +97,8 @@ def on_evaluate(message: Message, context: Context) -> Message:
     """Restore and score held-out images."""
     order, workshop = _order(message, context)
     metrics = evaluate(workshop, order, message.content.array_records[ARRAYS])
+    if forget_if_finished(workshop, order):
+        context.state.pop("tavit", None)
     allowed = EVALUATE_METRICS | set_metrics(labels_of(workshop.config, workshop.node.task))
     return Message(content=RecordDict({METRICS: metrics_record(metrics, allowed)}), reply_to=message)
 

@@ -59,6 +59,11 @@ class ScheduleConfig:
     phases: list[PhaseConfig] = field(default_factory=list)
     evaluate_first: bool = True
 
+    @property
+    def total_rounds(self) -> int:
+        """Rounds of the whole run."""
+        return self.cycles * sum(phase.rounds for phase in self.phases)
+
 
 @dataclass
 class OptimiserConfig:

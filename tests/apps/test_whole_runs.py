@@ -88,9 +88,17 @@ def test_a_tiny_run_leaves_what_it_promises(fake_grid, tiny, tmp_path, run, capl
     }  # fmt: skip
     pictures = list((tmp_path / "state").rglob("pictures/*.png"))
     assert {path.name for path in pictures} == {"denoise-p0000.png", "deblock-p0001.png"}
-    assert all("moments" in context.state["tavit"] for context in grid.contexts.values())
+    assert list((tmp_path / "state").rglob("moments-*")) == []  # nobody will ask for them
+    assert all("tavit" not in context.state for context in grid.contexts.values())
     assert results["bytes_up"] > 0
     assert results["bytes_down"] > 0
+
+
+def test_a_stopped_run_keeps_its_moments(fake_grid, tiny, tmp_path, run, make_phases):
+    grid = fake_grid(2)
+    run(tiny(make_phases("task-specific", "joint")), tmp_path / "out", grid, rounds=1)
+    assert len(list((tmp_path / "state").rglob("moments-000001.safetensors"))) == 2
+    assert all(Path(context.state["tavit"]["moments"]).is_file() for context in grid.contexts.values())
 
 
 def test_loss_falls(fake_grid, tiny, tmp_path, run, make_phases):
