@@ -59,7 +59,7 @@ def on_query(message: Message, context: Context) -> Message:
         enrolment = Enrolment(client=node.client, slots=slots())
         if node.task:
             workshop = Workshop.open(node, config)
-            workshop.data.check()
+            workshop.check_images()
             if node.shares_photographs:
                 logger.warning("no data-dir: this node trains on the bundled photographs, as all such nodes do")
             enrolment = Enrolment(

@@ -75,6 +75,11 @@ class Workshop:
         device = choose_device(config.compute.client_device, "compute.client_device")
         return cls(node, config, architecture, images, degrade, device)
 
+    def check_images(self) -> None:
+        """Read the headers of this client's images, see `tavit_flwr.data.ClientData.check`."""
+        with _told_by_key(self.node):
+            self.data.check()
+
     def parts(self, arrays: ArrayRecord) -> tuple[Head, Tail]:
         """Build this client's head and tail, fill them and put them on its device."""
         head = build_head(self.architecture, self.config.model.time_step)

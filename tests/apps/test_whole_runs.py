@@ -345,6 +345,7 @@ def test_one_node_with_unusable_images_is_left_out(
     run(tiny(make_phases("task-specific")), tmp_path / "out", fake_grid(node_configs=[good, bad]))
     assert {line["task"] for line in lines(tmp_path / "out")} == {"denoise"}
     assert advice in caplog.text
+    assert "in the folder of node configuration 'data-dir'" in caplog.text
     assert latest(tmp_path / "out" / "checkpoints").state.round == 1
 
 
