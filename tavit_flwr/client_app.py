@@ -8,17 +8,23 @@ from functools import wraps
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from torch import Tensor
 
-from tavit_flwr.client.evaluation import evaluate
+from tavit_flwr.client.evaluation import Evaluation
+from tavit_flwr.client.jobs import Job, Result, by_stream
 from tavit_flwr.client.leftovers import forget_if_finished
+from tavit_flwr.client.messages import by_message
 from tavit_flwr.client.node import client_name, identify, slots
-from tavit_flwr.client.training import train
-from tavit_flwr.client.workshop import Workshop
-from tavit_flwr.config import from_json
+from tavit_flwr.client.reach import choose_carrier
+from tavit_flwr.client.training import Training
+from tavit_flwr.client.workshop import Workshop, above
+from tavit_flwr.config import MESSAGES, from_json
 from tavit_flwr.data import labels_of
 from tavit_flwr.errors import ProtocolError, TavitError
 from tavit_flwr.payloads import EVALUATE_METRICS, TRAIN_METRICS, set_metrics
-from tavit_flwr.wire.records import ARRAYS, CONFIG, METRICS, Enrolment, Order, metrics_record
+from tavit_flwr.wire.messages import FRAMES, frames_record
+from tavit_flwr.wire.probe import Probe
+from tavit_flwr.wire.records import ARRAYS, CONFIG, METRICS, Enrolment, Order, arrays_to_parts, metrics_record
 
 logger = logging.getLogger("flwr")
 
@@ -52,7 +58,8 @@ def _told(handler: Handler) -> Handler:
 @_told
 def on_query(message: Message, context: Context) -> Message:
     """Enrol: say who this node is, or why it cannot take part."""
-    config = from_json(str(message.content.config_records[CONFIG]["config"]))
+    record = message.content.config_records[CONFIG]
+    config = from_json(str(record["config"]))
     name = client_name(context.node_config)
     try:
         node = identify(context.node_config, config)
@@ -62,6 +69,7 @@ def on_query(message: Message, context: Context) -> Message:
             workshop.check_images()
             if node.shares_photographs:
                 logger.warning("no data-dir: this node trains on the bundled photographs, as all such nodes do")
+            carrier, unreachable = choose_carrier(config.wire, Probe.from_record(record))
             enrolment = Enrolment(
                 client=node.client,
                 task=node.task,
@@ -69,6 +77,8 @@ def on_query(message: Message, context: Context) -> Message:
                 train_images=len(workshop.data.train),
                 held_out_images=len(workshop.data.held_out),
                 shared_held_out=node.shards > 1 or node.shares_photographs,
+                carrier=carrier,
+                unreachable=unreachable,
                 slots=slots(),
             )
     except TavitError as error:
@@ -80,33 +90,49 @@ def on_query(message: Message, context: Context) -> Message:
 @app.train()
 @_told
 def on_train(message: Message, context: Context) -> Message:
-    """Run one session of many steps."""
-    order, workshop = _order(message, context)
-    arrays, metrics, moments = train(workshop, order, message.content.array_records[ARRAYS])
-    if moments is not None:
-        context.state["tavit"] = ConfigRecord({"moments": str(moments), "version": order.next_version})
-    content = RecordDict({METRICS: metrics_record(metrics, TRAIN_METRICS)})
-    if arrays is not None:
-        content[ARRAYS] = arrays
-    return Message(content=content, reply_to=message)
+    """Run one session of many steps, or do what one message of it asks."""
+    return _do(Training, TRAIN_METRICS, message, context)
 
 
 @app.evaluate()
 @_told
 def on_evaluate(message: Message, context: Context) -> Message:
-    """Restore and score held-out images."""
-    order, workshop = _order(message, context)
-    metrics = evaluate(workshop, order, message.content.array_records[ARRAYS])
-    if forget_if_finished(workshop, order):
+    """Restore and score held-out images, or do what one message of it asks."""
+    return _do(Evaluation, EVALUATE_METRICS, message, context)
+
+
+def _do(kind: type[Job], metrics: frozenset[str], message: Message, context: Context) -> Message:
+    order, workshop, tensors = _order(message, context)
+    allowed = metrics | set_metrics(labels_of(workshop.config, workshop.node.task)) if kind is Evaluation else metrics
+    frames: list[bytes] = []
+    result: Result | None
+    if order.carrier == MESSAGES:
+        frames, result = by_message(kind, workshop, order, message.content, tensors)
+    else:
+        result = by_stream(kind.begin(workshop, order, tensors), workshop, order)
+    if kind is Evaluation and result is not None and forget_if_finished(workshop, order):
         context.state.pop("tavit", None)
-    allowed = EVALUATE_METRICS | set_metrics(labels_of(workshop.config, workshop.node.task))
-    return Message(content=RecordDict({METRICS: metrics_record(metrics, allowed)}), reply_to=message)
+    content = RecordDict()
+    if frames:
+        content[FRAMES] = frames_record(frames)
+    if result is not None:
+        content[METRICS] = metrics_record(result.metrics, allowed)
+        if result.arrays is not None:
+            content[ARRAYS] = result.arrays
+        if result.moments is not None:
+            context.state["tavit"] = ConfigRecord({"moments": str(result.moments), "version": order.next_version})
+    return Message(content=content, reply_to=message)
 
 
-def _order(message: Message, context: Context) -> tuple[Order, Workshop]:
+def _order(message: Message, context: Context) -> tuple[Order, Workshop, dict[str, Tensor]]:
     records = message.content.config_records
-    if CONFIG not in records or ARRAYS not in message.content.array_records:
-        raise ProtocolError(f"records '{CONFIG}' and '{ARRAYS}' in the message", str(sorted(message.content)))
+    arrays = message.content.array_records.get(ARRAYS)
+    if CONFIG not in records or (arrays is None) == (FRAMES not in records):
+        raise ProtocolError(
+            f"records '{CONFIG}' and '{ARRAYS}' or '{FRAMES}' in the message", str(sorted(message.content))
+        )
     order = Order.from_record(records[CONFIG])
     config = from_json(order.config)
-    return order, Workshop.open(identify(context.node_config, config), config)
+    head, tail = arrays_to_parts(arrays) if arrays is not None else ({}, {})
+    workshop = Workshop.open(identify(context.node_config, config), config)
+    return order, workshop, above("head/", head) | above("tail/", tail)

@@ -17,6 +17,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     write_whole(path, lambda beside: save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside))
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file of bytes; on any error the previous file stays and nothing is left beside it."""
+    write_whole(path, lambda beside: beside.write_bytes(data))
+
+
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
     """Write a JSON file; on any error the previous file stays and nothing is left beside it."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)

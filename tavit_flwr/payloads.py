@@ -81,6 +81,7 @@ PART_PREFIXES = ("head/", "tail/")
 #: What a node tells of itself when it enrols.
 ENROLMENT_FIELDS = frozenset(
     {"client", "task", "body", "train-images", "held-out-images", "shared-held-out", "slots", "error"}
+    | {"carrier", "unreachable"}
 )
 
 #: Numbers that a node reports after a training session.

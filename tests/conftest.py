@@ -37,6 +37,10 @@ class FakeGrid(Grid):
     ----------
     asked, answered : list of Message
         All that passed, in both directions.
+    repeat : bool
+        Every message is handled twice, and the second reply is given back.
+    retry : type of exception
+        A handler that it ends is run again.
     """
 
     def __init__(
@@ -46,12 +50,16 @@ class FakeGrid(Grid):
         twists: dict[int, Twist] | None = None,
         silent: Callable[[Message], bool] = lambda _: False,
         shuffle: int | None = None,
+        repeat: bool = False,
+        retry: type[BaseException] | None = None,
     ) -> None:
         self.contexts = {
             100 + index: Context(1, 100 + index, config, RecordDict(), {}) for index, config in enumerate(node_configs)
         }
         self.twists = twists or {}
         self.silent = silent
+        self.repeat = repeat
+        self.retry = retry
         self.draws = None if shuffle is None else random.Random(shuffle)
         self.asked: list[Message] = []
         self.answered: list[Message] = []
@@ -97,12 +105,23 @@ class FakeGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         raise NotImplementedError("PatientGrid does this")
 
+    def _run(self, message: Message, context: Context) -> Message:
+        """Run the ClientApp; after being killed by `retry`, once more."""
+        try:
+            return client_app.app(message, context)
+        except BaseException as error:
+            if self.retry is None or not isinstance(error, self.retry):
+                raise
+            return client_app.app(message, context)
+
     def _handle(self, message: Message) -> None:
         node = message.metadata.dst_node_id
         reply = None
         if not self.silent(message):
             try:
-                reply = client_app.app(message, self.contexts[node])
+                reply = self._run(message, self.contexts[node])
+                if self.repeat:
+                    reply = self._run(message, self.contexts[node])
             except Exception as error:  # as Flower's simulation does
                 reply = Message(error=Error(1, f"{type(error)}:<'{error}'>"), reply_to=message)
             twist = self.twists.get(node - 100)

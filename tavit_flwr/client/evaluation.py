@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any, Self
 
 import torch
-from flwr.app import ArrayRecord
 from PIL import Image
 from torch import Tensor
 
+from tavit_flwr.client.jobs import Result
 from tavit_flwr.client.store import PrivateStore
 from tavit_flwr.client.workshop import Workshop
 from tavit_flwr.data import held_out_pairs, labels_of
 from tavit_flwr.errors import DataError
 from tavit_flwr.models import Head, Tail
-from tavit_flwr.payloads import Features, Smashed, set_metric
+from tavit_flwr.payloads import Close, Features, Smashed, set_metric
 from tavit_flwr.restoration import psnr_db, restore_tiled, ssim
 from tavit_flwr.restoration.metrics import MOST_DB, Channel
 from tavit_flwr.split.client_side import head_forward, tail_restore
 from tavit_flwr.split.phases import set_moving
-from tavit_flwr.wire.carrier import Carrier
+from tavit_flwr.wire.carrier import AsksAhead, Carrier
 from tavit_flwr.wire.records import Order
 
 logger = logging.getLogger("flwr")
@@ -37,16 +38,18 @@ class SplitRestorer:
         Frozen parts.
     carrier : Carrier
         An evaluation session.
+    batches, windows : int
+        Done before in the same session.
     """
 
-    def __init__(self, head: Head, tail: Tail, carrier: Carrier) -> None:
+    def __init__(self, head: Head, tail: Tail, carrier: Carrier, batches: int = 0, windows: int = 0) -> None:
         set_moving(head, False)
         set_moving(tail, False)
         self._head = head
         self._tail = tail
         self._carrier = carrier
-        self.batches = 0
-        self.windows = 0
+        self.batches = batches
+        self.windows = windows
 
     def __call__(self, degraded_BCPP: Tensor) -> Tensor:
         """Restore [B, C, P, P] windows in [-1, 1]."""
@@ -60,47 +63,119 @@ class SplitRestorer:
         return tail_restore(self._tail, answer.features, head_pass, degraded_BCPP)
 
 
-def evaluate(workshop: Workshop, order: Order, arrays: ArrayRecord) -> dict[str, float]:
-    """Score this client's held-out images, each whole, and leave a picture in its own folder if asked.
+class Evaluation:
+    """Scores this client's held-out images, each whole; see `Job`.
 
-    Returns
-    -------
-    dict
-        Means over images of PSNR (dB) and SSIM, RGB as the paper reports them and Y as deraining papers do, of the
-        restored and of the degraded image; the same of each set of images, where there are several.
+    Leaves a picture of the first in this node's own folder, if the order asks for it.
 
-    Raises
-    ------
-    TavitError
-        From images, model or stream.
+    Parameters
+    ----------
+    workshop : Workshop
+        This client's images and architecture.
+    order : Order
+        The session.
+    tensors : mapping
+        ``head/...`` and ``tail/...``.
+    notes : mapping
+        Scores of the images restored so far, and how many batches and windows these took.
     """
-    began = time.monotonic()
-    head, tail = workshop.parts(arrays)
-    settings = workshop.config.evaluation
-    rows: list[dict[str, float]] = []
-    labels: list[str] = []
-    with workshop.stream(order) as stream:
-        restorer = SplitRestorer(head, tail, stream)
-        for pair in held_out_pairs(
-            workshop.data.held_out, workshop.degrade, seed=workshop.config.seed, task=workshop.node.task,
-            test_sets=workshop.config.tasks[workshop.node.task].test_sets, every_variant=settings.every_variant,
-        ):  # fmt: skip
-            restored = restore_tiled(
-                pair.degraded_CHW, restorer, workshop.config.data.crop, settings.stride, settings.batch_size
-            )
-            rows.append(score(pair.degraded_CHW, restored, pair.clean_CHW))
-            labels.append(pair.label)
-            if order.pictures and len(rows) == 1:
-                folder = PrivateStore(workshop.node.state_dir, order.run_key, workshop.node.client).folder
-                path = folder / "pictures" / f"{workshop.node.task}-{workshop.node.client}.png"
-                _try_picture(path, [pair.degraded_CHW, restored, pair.clean_CHW])
-        stream.finish(restorer.batches)
-    return scores_by_set(rows, labels, labels_of(workshop.config, workshop.node.task)) | {
-        "windows": restorer.windows,
-        "bytes-up": stream.ledger.total("up"),
-        "bytes-down": stream.ledger.total("down"),
-        "wall-s": time.monotonic() - began,
-    }
+
+    def __init__(
+        self, workshop: Workshop, order: Order, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]
+    ) -> None:
+        self._workshop = workshop
+        self._order = order
+        self._tensors = dict(tensors)
+        self._rows: list[dict[str, float]] = list(notes["rows"])
+        self._labels: list[str] = list(notes["labels"])
+        self._batches, self._windows = int(notes["batches"]), int(notes["windows"])
+
+    @classmethod
+    def begin(cls, workshop: Workshop, order: Order, tensors: Mapping[str, Tensor]) -> Self:
+        """Begin with the first image."""
+        return cls(workshop, order, tensors, {"rows": [], "labels": [], "batches": 0, "windows": 0})
+
+    @property
+    def cursor(self) -> int:
+        """The first batch of windows of the image under way."""
+        return self._batches
+
+    @property
+    def changed(self) -> bool:
+        """The parts are frozen."""
+        return False
+
+    def run(self, carrier: Carrier) -> None:
+        """Restore and score the images that are left.
+
+        Where a carrier can take many requests at once, it gets all those of an image first.
+        """
+        head, tail = self._workshop.parts(self._tensors)
+        settings, crop = self._workshop.config.evaluation, self._workshop.config.data.crop
+        restorer = SplitRestorer(head, tail, carrier, self._batches, self._windows)
+        pairs = held_out_pairs(
+            self._workshop.data.held_out, self._workshop.degrade, seed=self._workshop.config.seed,
+            task=self._workshop.node.task, test_sets=self._workshop.config.tasks[self._workshop.node.task].test_sets,
+            every_variant=settings.every_variant,
+        )  # fmt: skip
+        for pair in islice(pairs, len(self._rows), None):
+            if isinstance(carrier, AsksAhead):
+                ahead = _Ahead(head, carrier, self._batches)
+                restore_tiled(pair.degraded_CHW, ahead, crop, settings.stride, settings.batch_size)
+                carrier.settle()
+            restored = restore_tiled(pair.degraded_CHW, restorer, crop, settings.stride, settings.batch_size)
+            if self._order.pictures and not self._rows:
+                _try_picture(self._picture(), [pair.degraded_CHW, restored, pair.clean_CHW])
+            self._rows.append(score(pair.degraded_CHW, restored, pair.clean_CHW))
+            self._labels.append(pair.label)
+            self._batches, self._windows = restorer.batches, restorer.windows
+        carrier.hand_in(Close(self._batches))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The parts, which do not change."""
+        return self._tensors
+
+    def notes(self) -> dict[str, Any]:
+        """The images restored so far."""
+        done = {"batches": self._batches, "windows": self._windows}
+        return {"rows": self._rows, "labels": self._labels} | done
+
+    def conclude(self, carrier: Carrier, *, compute_s: float, wall_s: float) -> Result:
+        """Means over images of the scores of the restored and of the degraded image (see `score`).
+
+        PSNR and SSIM are those of RGB as the paper reports them, and of Y as deraining papers do; the same for each set
+        of images, where there are several.
+        """
+        known = labels_of(self._workshop.config, self._workshop.node.task)
+        spent = {
+            "windows": self._windows,
+            "bytes-up": carrier.ledger.total("up"),
+            "bytes-down": carrier.ledger.total("down"),
+            "wall-s": wall_s,
+        }
+        return Result(scores_by_set(self._rows, self._labels, known) | spent)
+
+    def _picture(self) -> Path:
+        node = self._workshop.node
+        folder = PrivateStore(node.state_dir, self._order.run_key, node.client).folder
+        return folder / "pictures" / f"{node.task}-{node.client}.png"
+
+
+class _Ahead:
+    """In place of a restorer: sends what it would send, waits for nothing, restores nothing."""
+
+    def __init__(self, head: Head, carrier: AsksAhead, batches: int) -> None:
+        set_moving(head, False)
+        self._head = head
+        self._carrier = carrier
+        self._batches = batches
+
+    def __call__(self, degraded_BCPP: Tensor) -> Tensor:
+        """Ask for the features of one batch of windows, unless this has been done."""
+        if not self._carrier.knows(Features, self._batches):
+            self._carrier.ask(Smashed(self._batches, head_forward(self._head, degraded_BCPP, moves=False).sent))
+        self._batches += 1
+        return degraded_BCPP
 
 
 def scores_by_set(rows: Sequence[Mapping[str, float]], labels: Sequence[str], known: Sequence[str]) -> dict[str, float]:

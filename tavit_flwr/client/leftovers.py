@@ -1,4 +1,4 @@
-"""Moments that nobody will ask for again: those of a finished run, and of runs that were given up."""
+"""What nobody will ask for again: moments of a finished run; moments and sessions of runs that were given up."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _MOMENTS = re.compile(r"^moments-\d{6}\.safetensors$")
 
 @dataclass(frozen=True)
 class Leftover:
-    """Moments of one client in one run.
+    """Moments of one client in one run, and what its last session by messages left.
 
     Attributes
     ----------
     folder : Path
         The client's folder of that run.
     files : tuple of Path
-        One a version.
+        None is a picture.
     size_bytes : int
         Of all of them.
     last_used_s : float
@@ -41,19 +41,23 @@ class Leftover:
     last_used_s: float
 
     def remove(self) -> None:
-        """Delete the moments, and the folders if nothing else is in them; pictures stay."""
+        """Delete the files, and the folders if nothing else is in them; pictures stay."""
+        folders = {self.folder, self.folder.parent}
         for file in self.files:
+            folders |= set(file.parents[: len(file.parents) - len(self.folder.parents)])
             file.unlink(missing_ok=True)
         with suppress(OSError):  # not empty
-            self.folder.rmdir()
-            self.folder.parent.rmdir()
+            for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+                folder.rmdir()
 
 
 def find_leftovers(state_dir: Path) -> Iterator[Leftover]:
-    """Find the moments in a state folder, of all runs; only what a private store wrote, and never through a link."""
+    """Find what runs left in a state folder; only what a private store wrote, and never through a link."""
     for folder in sorted(state_dir.glob("*/*")):
         ours = _HASHED.match(folder.name) and _HASHED.match(folder.parent.name)
-        if ours and not folder.is_symlink() and not folder.parent.is_symlink() and (found := _moments_in(folder)):
+        if ours and not folder.is_symlink() and not folder.parent.is_symlink() and (
+            found := _leftover(folder, [*_moments_in(folder), *_sessions_in(folder)])
+        ):
             yield found
 
 
@@ -65,7 +69,8 @@ def forget_if_finished(workshop: Workshop, order: Order) -> bool:
     """
     if order.next_version < workshop.config.schedule.total_rounds:
         return False
-    leftover = _moments_in(PrivateStore(workshop.node.state_dir, order.run_key, workshop.node.client).folder)
+    folder = PrivateStore(workshop.node.state_dir, order.run_key, workshop.node.client).folder
+    leftover = _leftover(folder, _moments_in(folder))
     try:
         if leftover is not None:
             leftover.remove()
@@ -74,11 +79,22 @@ def forget_if_finished(workshop: Workshop, order: Order) -> bool:
     return True
 
 
-def _moments_in(folder: Path) -> Leftover | None:
+def _moments_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        return None
-    files = tuple(sorted(file for file in folder.iterdir() if _MOMENTS.match(file.name) and not file.is_symlink()))
+        return []
+    return sorted(file for file in folder.iterdir() if _MOMENTS.match(file.name) and not file.is_symlink())
+
+
+def _sessions_in(folder: Path) -> list[Path]:
+    sessions = folder / "sessions"
+    if not sessions.is_dir() or sessions.is_symlink():
+        return []
+    own = (each for each in sorted(sessions.iterdir()) if _HASHED.match(each.name) and not each.is_symlink())
+    return [file for session in own if session.is_dir() for file in sorted(session.iterdir()) if not file.is_symlink()]
+
+
+def _leftover(folder: Path, files: list[Path]) -> Leftover | None:
     details = [file.stat() for file in files]
     if not details:
         return None
-    return Leftover(folder, files, sum(one.st_size for one in details), max(one.st_mtime for one in details))
+    return Leftover(folder, tuple(files), sum(one.st_size for one in details), max(one.st_mtime for one in details))

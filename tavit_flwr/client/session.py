@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -14,7 +13,7 @@ from torch.optim import Optimizer
 
 from tavit_flwr.errors import ModelError, ProtocolError
 from tavit_flwr.payloads import (
-    Acknowledged,
+    Close,
     Features,
     GradFeatures,
     GradFeaturesAndSmashed,
@@ -40,15 +39,15 @@ class SessionOutcome:
     ----------
     losses : list of float
         One per step.
-    examples : int
-        Crops seen.
-    wall_s : float
-        The whole session.
+    examples : list of int
+        Crops of each step.
+    done : int
+        Steps after which nothing is left to do here; a session that was interrupted goes on from there.
     """
 
     losses: list[float] = field(default_factory=list)
-    examples: int = 0
-    wall_s: float = 0.0
+    examples: list[int] = field(default_factory=list)
+    done: int = 0
 
 
 class ClientSession:
@@ -80,8 +79,17 @@ class ClientSession:
         self._phase = phase
         self._where = where
 
-    def run(self, carrier: Carrier, steps: int) -> SessionOutcome:
+    def run(self, carrier: Carrier, steps: int, outcome: SessionOutcome | None = None) -> SessionOutcome:
         """Do the session's steps and wait until the server has everything.
+
+        Parameters
+        ----------
+        carrier : Carrier
+            Brings payloads to the body and back.
+        steps : int
+            Of the whole session.
+        outcome : SessionOutcome, optional
+            Of the same session, interrupted after ``outcome.done`` steps; the parts are as they were then.
 
         Raises
         ------
@@ -92,20 +100,18 @@ class ClientSession:
         """
         set_moving(self._head, self._phase.client_moves)
         set_moving(self._tail, self._phase.client_moves)
-        started = time.monotonic()
-        outcome = SessionOutcome()
+        outcome = outcome or SessionOutcome()
         if self._phase.client_moves:
             self._run_moving(carrier, steps, outcome)
         else:
             self._run_frozen(carrier, steps, outcome)
-        carrier.finish(steps)
-        outcome.wall_s = time.monotonic() - started
+        carrier.hand_in(Close(steps))
         return outcome
 
     def _run_moving(self, carrier: Carrier, steps: int, outcome: SessionOutcome) -> None:
         """Head and tail move: two round trips a step, because the next features need the moved head."""
-        batch = self._batches(0)
-        for step in range(steps):
+        batch = self._batches(outcome.done)
+        for step in range(outcome.done, steps):
             degraded, clean = batch
             self._zero_grad()
             head_pass = head_forward(self._head, degraded, moves=True)
@@ -118,21 +124,22 @@ class ClientSession:
             head_backward(head_pass, _expect(answer, GradSmashed).grad_smashed, tail_pass.grad_local)
             if self._optimiser is not None:
                 self._optimiser.step()
+            outcome.done = step + 1
 
     def _run_frozen(self, carrier: Carrier, steps: int, outcome: SessionOutcome) -> None:
         """Head and tail are frozen: one round trip a step, and the next head pass runs while the body does."""
-        degraded, clean = self._batches(0)
+        degraded, clean = self._batches(outcome.done)
         head_pass = head_forward(self._head, degraded, moves=False)
-        carrier.send(Smashed(0, head_pass.sent))
-        for step in range(steps):
+        carrier.send(Smashed(outcome.done, head_pass.sent))
+        for step in range(outcome.done, steps):
             following: tuple[Tensor, Tensor, HeadPass] | None = None
             if step + 1 < steps:
                 next_degraded, next_clean = self._batches(step + 1)
                 following = next_degraded, next_clean, head_forward(self._head, next_degraded, moves=False)
             tail_pass = self._tail_step(_features(carrier, step), head_pass, degraded, clean, step, outcome)
+            outcome.done = step + 1
             if following is None:
-                carrier.send(GradFeatures(step, tail_pass.sent))
-                carrier.receive(Acknowledged, step)
+                carrier.hand_in(GradFeatures(step, tail_pass.sent))
             else:
                 degraded, clean, head_pass = following
                 carrier.send(GradFeaturesAndSmashed(step, tail_pass.sent, head_pass.sent))
@@ -153,7 +160,7 @@ class ClientSession:
                 "a finite loss and gradient", f"loss {loss}", f"{self._where}, step {step}", "lower the learning rate"
             )
         outcome.losses.append(loss)
-        outcome.examples += len(degraded)
+        outcome.examples.append(len(degraded))
         return tail_pass
 
     def _zero_grad(self) -> None:

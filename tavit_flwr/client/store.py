@@ -29,7 +29,7 @@ class PrivateStore:
     """
 
     def __init__(self, root: Path, run_key: str, client: str) -> None:
-        self.folder = root / _hashed(run_key) / _hashed(client)
+        self.folder = root / hashed(run_key) / hashed(client)
 
     def path(self, version: int) -> Path:
         """File of one version."""
@@ -79,7 +79,8 @@ class PrivateStore:
         return tensors
 
 
-def _hashed(name: str) -> str:
+def hashed(name: str) -> str:
+    """Make a file name of a name that came over the network."""
     return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import logging
-import time
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any, Self
 
-from flwr.app import ArrayRecord
+import torch
 from torch import Tensor
 
-from tavit_flwr.client.session import Batches, ClientSession
+from tavit_flwr.client.jobs import Result
+from tavit_flwr.client.session import Batches, ClientSession, SessionOutcome
 from tavit_flwr.client.store import PrivateStore
-from tavit_flwr.client.workshop import Workshop
+from tavit_flwr.client.workshop import Workshop, above, below
 from tavit_flwr.data import BatchStream
 from tavit_flwr.split.optimisers import build_optimiser, learning_rate, load_moments, moments, set_learning_rate
 from tavit_flwr.split.phases import phase_named
+from tavit_flwr.wire.carrier import Carrier
 from tavit_flwr.wire.records import Order, parts_to_arrays
 
 logger = logging.getLogger("flwr")
 
 
-def train(
-    workshop: Workshop, order: Order, arrays: ArrayRecord
-) -> tuple[ArrayRecord | None, dict[str, float], Path | None]:
-    """Run a session and keep its moments.
+class Training:
+    """A training session: parts, optimiser and batches in one phase; see `Job`.
 
     Parameters
     ----------
@@ -31,55 +31,98 @@ def train(
         This client's images and architecture.
     order : Order
         The session.
-    arrays : ArrayRecord
-        Head and tail to begin from.
-
-    Returns
-    -------
-    tuple
-        Head and tail (None where they were frozen), metrics, and the file of the moments (None where none were kept).
-
-    Raises
-    ------
-    TavitError
-        From images, model, stream or store, with client, task, cycle and round.
+    tensors : mapping
+        ``head/...``, ``tail/...`` and, where they move, ``moments/...``.
+    notes : mapping
+        Whether the moments are fresh although the server knew of some; and the steps done so far.
     """
-    began = time.monotonic()
-    phase = phase_named(order.phase)
-    head, tail = workshop.parts(arrays)
-    store = PrivateStore(workshop.node.state_dir, order.run_key, workshop.node.client)
-    optimiser, fresh = None, False
-    if phase.client_moves:
-        optimiser = build_optimiser([*head.parameters(), *tail.parameters()], workshop.config.optimiser.client)
-        saved = store.load(order.version)
+
+    def __init__(
+        self, workshop: Workshop, order: Order, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]
+    ) -> None:
+        self._workshop = workshop
+        self._order = order
+        self._fresh = bool(notes["fresh"])
+        self._phase = phase_named(order.phase)
+        self._head, self._tail = workshop.parts(tensors)
+        self._optimiser = None
+        if self._phase.client_moves:
+            settings = workshop.config.optimiser.client
+            self._optimiser = build_optimiser([*self._head.parameters(), *self._tail.parameters()], settings)
+            if saved := below("moments/", tensors):
+                load_moments(self._optimiser, saved)
+            set_learning_rate(self._optimiser, learning_rate(settings, order.progress))
+        self._outcome = SessionOutcome(list(notes["losses"]), list(notes["examples"]), int(notes["done"]))
+        self._done_before = self._outcome.done
+
+    @classmethod
+    def begin(cls, workshop: Workshop, order: Order, tensors: Mapping[str, Tensor]) -> Self:
+        """Begin with the order's parts and this node's own moments."""
+        saved = _store(workshop, order).load(order.version) if phase_named(order.phase).client_moves else {}
         fresh = order.version > 0 and saved is None
-        if saved:
-            load_moments(optimiser, saved)
-        elif fresh:
+        if fresh:
             logger.warning(
                 "%s: no moments of round %s in %s; starting with the averaged weights and fresh moments",
-                workshop.where(order), order.version, store.folder,
+                workshop.where(order), order.version, _store(workshop, order).folder,
             )  # fmt: skip
-        set_learning_rate(optimiser, learning_rate(workshop.config.optimiser.client, order.progress))
-    session = ClientSession(head, tail, optimiser, _batches(workshop, order), phase, workshop.where(order))
-    with workshop.stream(order) as stream:
-        outcome = session.run(stream, order.steps)
-    path = store.save(order.next_version, moments(optimiser), order.version) if optimiser is not None else None
-    metrics = {
-        "loss-first": outcome.losses[0],
-        "loss-last": outcome.losses[-1],
-        "loss-mean": sum(outcome.losses) / len(outcome.losses),
-        "steps": order.steps,
-        "num-examples": outcome.examples,
-        "bytes-up": stream.ledger.total("up"),
-        "bytes-down": stream.ledger.total("down"),
-        "fresh-moments": float(fresh),
-        "compute-s": outcome.wall_s - stream.wait_s,
-        "wait-s": stream.wait_s,
-        "wall-s": time.monotonic() - began,
-    }
-    moved = parts_to_arrays(head.state_dict(), tail.state_dict()) if phase.client_moves else None
-    return moved, metrics, path
+        notes = {"fresh": fresh, "losses": [], "examples": [], "done": 0}
+        return cls(workshop, order, {**tensors, **above("moments/", saved or {})}, notes)
+
+    @property
+    def cursor(self) -> int:
+        """The step under way."""
+        return self._outcome.done
+
+    @property
+    def changed(self) -> bool:
+        """Whether a step has moved the parts."""
+        return self._optimiser is not None and self._outcome.done > self._done_before
+
+    def run(self, carrier: Carrier) -> None:
+        """Do the steps that are left."""
+        session = ClientSession(
+            self._head, self._tail, self._optimiser, _batches(self._workshop, self._order), self._phase,
+            self._workshop.where(self._order),
+        )  # fmt: skip
+        session.run(carrier, self._order.steps, self._outcome)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, and moments where the parts move."""
+        kept = above("head/", self._head.state_dict()) | above("tail/", self._tail.state_dict())
+        return kept if self._optimiser is None else kept | above("moments/", moments(self._optimiser))
+
+    def notes(self) -> dict[str, Any]:
+        """The steps done so far."""
+        done = self._outcome.done
+        losses, examples = self._outcome.losses[:done], self._outcome.examples[:done]
+        return {"fresh": self._fresh, "losses": losses, "examples": examples, "done": done}
+
+    def conclude(self, carrier: Carrier, *, compute_s: float, wall_s: float) -> Result:
+        """Keep the moments in the private store; give metrics, and the parts if they moved."""
+        path, arrays = None, None
+        if self._optimiser is not None:
+            store = _store(self._workshop, self._order)
+            path = store.save(self._order.next_version, moments(self._optimiser), self._order.version)
+            arrays = parts_to_arrays(self._head.state_dict(), self._tail.state_dict())
+        losses = self._outcome.losses
+        metrics = {
+            "loss-first": losses[0],
+            "loss-last": losses[-1],
+            "loss-mean": sum(losses) / len(losses),
+            "steps": self._order.steps,
+            "num-examples": sum(self._outcome.examples),
+            "bytes-up": carrier.ledger.total("up"),
+            "bytes-down": carrier.ledger.total("down"),
+            "fresh-moments": float(self._fresh),
+            "compute-s": compute_s,
+            "wait-s": carrier.wait_s,
+            "wall-s": wall_s,
+        }
+        return Result(metrics, arrays, path)
+
+
+def _store(workshop: Workshop, order: Order) -> PrivateStore:
+    return PrivateStore(workshop.node.state_dir, order.run_key, workshop.node.client)
 
 
 def _batches(workshop: Workshop, order: Order) -> Batches:
@@ -93,8 +136,13 @@ def _batches(workshop: Workshop, order: Order) -> Batches:
         client=workshop.node.client,
     )
 
+    together = workshop.config.wire.minibatches_per_message
+
     def batch(step: int) -> tuple[Tensor, Tensor]:
-        drawn = stream.batch(order.cycle, order.phase, order.round, step)
-        return drawn.degraded_BCPP, drawn.clean_BCPP
+        drawn = [
+            stream.batch(order.cycle, order.phase, order.round, minibatch)
+            for minibatch in range(step * together, (step + 1) * together)
+        ]
+        return torch.cat([one.degraded_BCPP for one in drawn]), torch.cat([one.clean_BCPP for one in drawn])
 
     return batch

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from flwr.app import ArrayRecord
+from torch import Tensor
 
 from tavit_flwr.client.node import Node, task_of, threads
 from tavit_flwr.config import TavitConfig, images_of
@@ -17,7 +17,7 @@ from tavit_flwr.errors import DataError, SessionError
 from tavit_flwr.models import Head, Preset, Tail, build_head, build_tail, preset
 from tavit_flwr.split.devices import choose_device
 from tavit_flwr.wire.frames import Limits
-from tavit_flwr.wire.records import Order, arrays_to_parts
+from tavit_flwr.wire.records import Order
 from tavit_flwr.wire.stream_client import StreamClient
 
 
@@ -80,14 +80,18 @@ class Workshop:
         with _told_by_key(self.node):
             self.data.check()
 
-    def parts(self, arrays: ArrayRecord) -> tuple[Head, Tail]:
-        """Build this client's head and tail, fill them and put them on its device."""
+    def parts(self, tensors: Mapping[str, Tensor]) -> tuple[Head, Tail]:
+        """Build this client's head and tail, fill them from ``head/...`` and ``tail/...``, put them on its device."""
         head = build_head(self.architecture, self.config.model.time_step)
         tail = build_tail(self.architecture)
-        head_state, tail_state = arrays_to_parts(arrays)
-        head.load_state_dict(head_state)
-        tail.load_state_dict(tail_state)
+        head.load_state_dict(below("head/", tensors))
+        tail.load_state_dict(below("tail/", tensors))
         return head.to(self.device), tail.to(self.device)
+
+    @property
+    def limits(self) -> Limits:
+        """Of the frames."""
+        return Limits(max_frame_bytes=int(self.config.wire.max_frame_mib * 2**20))
 
     def stream(self, order: Order) -> StreamClient:
         """Connect to the order's session.
@@ -110,7 +114,7 @@ class Workshop:
             order.token,
             order.certificate_pem,
             order.phase,
-            Limits(max_frame_bytes=int(wire.max_frame_mib * 2**20)),
+            self.limits,
             client=self.node.client,
             first_timeout_s=wire.join_timeout_s + 2 * wire.step_timeout_s,
             step_timeout_s=2 * wire.step_timeout_s,
@@ -123,6 +127,16 @@ class Workshop:
         return (
             f"client {self.node.client}, task {self.node.task}, cycle {order.cycle}, {order.phase}, round {order.round}"
         )
+
+
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def above(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with a prefix before their names, on the CPU."""
+    return {f"{prefix}{name}": tensor.detach().cpu() for name, tensor in tensors.items()}
 
 
 @contextmanager

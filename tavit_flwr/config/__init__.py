@@ -7,6 +7,9 @@ type or a value out of range is a `ConfigError` that names the nearest valid key
 from tavit_flwr.config.compose import compose, conf_dir, from_json, to_dict, to_json
 from tavit_flwr.config.overrides import override
 from tavit_flwr.config.schema import (
+    AUTO,
+    MESSAGES,
+    STREAM,
     ComputeConfig,
     DataConfig,
     EvaluationConfig,
@@ -23,8 +26,11 @@ from tavit_flwr.config.schema import (
 from tavit_flwr.config.sources import PAIRED, SOURCES, Source, TaskImages, images_of
 
 __all__ = [
+    "AUTO",
+    "MESSAGES",
     "PAIRED",
     "SOURCES",
+    "STREAM",
     "ComputeConfig",
     "DataConfig",
     "EvaluationConfig",

@@ -84,10 +84,15 @@ class OptimisersConfig:
     server: OptimiserConfig = field(default_factory=OptimiserConfig)
 
 
+#: What carries the frames of a session. `AUTO` is for each client the first that it can use.
+STREAM, MESSAGES, AUTO = "stream", "messages", "auto"
+
+
 @dataclass
 class WireConfig:
-    """The body service: where it listens, what it advertises, limits and deadlines."""
+    """How frames travel; the body service: where it listens, what it advertises; limits and deadlines."""
 
+    carrier: str = STREAM  # stream | messages | auto
     listen: str = "127.0.0.1:0"
     advertise: str | None = None
     insecure: bool = False
@@ -95,6 +100,10 @@ class WireConfig:
     private_key: str | None = None
     max_frame_mib: float = 256.0
     max_sessions: int = 256
+    max_streams_per_client: int = 4
+    idle_timeout_s: float = 30.0
+    probe_timeout_s: float = 5.0
+    minibatches_per_message: int = 1
     join_timeout_s: float = 120.0
     step_timeout_s: float = 60.0
     session_timeout_s: float = 3600.0

@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from tavit_flwr.config.choices import nearest, one_of
-from tavit_flwr.config.schema import TavitConfig
+from tavit_flwr.config.schema import AUTO, MESSAGES, STREAM, TavitConfig
 from tavit_flwr.config.sources import SOURCES, check_images, images_of
 from tavit_flwr.errors import ConfigError
 
@@ -30,12 +30,15 @@ _CHOICES = {
     "optimiser.client.decay": ("none", "cosine"),
     "optimiser.server.name": ("adam", "sgd"),
     "optimiser.server.decay": ("none", "cosine"),
+    "wire.carrier": (STREAM, MESSAGES, AUTO),
 }
 _ABOVE_ZERO = (
     "schedule.cycles", "data.crop", "data.batch_size", "data.held_out", "evaluation.stride", "evaluation.batch_size",
-    "optimiser.client.lr", "optimiser.server.lr", "wire.max_frame_mib", "wire.max_sessions", "wire.join_timeout_s",
-    "wire.step_timeout_s", "wire.session_timeout_s", "federation.round_timeout_s", "federation.wait_for_nodes_s",
-    "federation.enrol_timeout_s", "federation.late_timeout_s", "federation.min_nodes", "keep_checkpoints",
+    "optimiser.client.lr", "optimiser.server.lr", "wire.max_frame_mib", "wire.max_sessions",
+    "wire.max_streams_per_client", "wire.idle_timeout_s", "wire.probe_timeout_s", "wire.minibatches_per_message",
+    "wire.join_timeout_s", "wire.step_timeout_s", "wire.session_timeout_s", "federation.round_timeout_s",
+    "federation.wait_for_nodes_s", "federation.enrol_timeout_s", "federation.late_timeout_s", "federation.min_nodes",
+    "keep_checkpoints",
 )  # fmt: skip
 _ZERO_OR_MORE = ("model.time_step", "compute.client_threads", "compute.server_threads")
 _FRACTIONS = ("federation.quorum", "federation.fraction")
@@ -104,6 +107,16 @@ def _check_schedule(config: TavitConfig) -> None:
         for name, count in (("rounds", phase.rounds), ("steps", phase.steps)):
             if count < 1:
                 raise ConfigError("a number above zero", repr(count), f"{where}.{name}'")
+        if phase.steps % config.wire.minibatches_per_message:
+            raise ConfigError(
+                f"a multiple of wire.minibatches_per_message={config.wire.minibatches_per_message}", repr(phase.steps),
+                f"{where}.steps'",
+            )  # fmt: skip
+    if config.wire.minibatches_per_message > 1 and config.wire.carrier != MESSAGES:
+        raise ConfigError(
+            "1 unless wire.carrier=messages", repr(config.wire.minibatches_per_message),
+            "configuration key 'wire.minibatches_per_message'", "it is a larger batch; see data.batch_size",
+        )  # fmt: skip
 
 
 def _check_names(config: TavitConfig) -> None:

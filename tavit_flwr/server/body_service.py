@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from tavit_flwr.config import WireConfig
+from tavit_flwr.config import MESSAGES, STREAM, WireConfig
 from tavit_flwr.errors import ConfigError, SessionError, TavitError
 from tavit_flwr.server.channel import Channel
 from tavit_flwr.server.serving import serve
@@ -21,6 +21,7 @@ from tavit_flwr.server.sessions import Session
 from tavit_flwr.wire.credentials import Certificate, ephemeral_certificate, own_certificate, session_token
 from tavit_flwr.wire.exchange import Attachment
 from tavit_flwr.wire.frames import Limits
+from tavit_flwr.wire.probe import Probe
 from tavit_flwr.wire.stream_server import Caller, StreamServer
 
 logger = logging.getLogger("flwr")
@@ -41,7 +42,7 @@ class BodyService:
 
     def __init__(self, wire: WireConfig, threads: int = 0) -> None:
         self._wire = wire
-        self._limits = Limits(max_frame_bytes=int(wire.max_frame_mib * 2**20))
+        self.limits = Limits(max_frame_bytes=int(wire.max_frame_mib * 2**20))
         self._sessions: dict[str, Session] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
@@ -50,20 +51,37 @@ class BodyService:
         self._workers = ThreadPoolExecutor(
             self._cores, thread_name_prefix="tavit-body", initializer=lambda: torch.set_num_threads(1)
         )
-        self.certificate = None if wire.insecure else _certificate(wire)
-        self._server = StreamServer(
-            self._admit,
-            wire.listen,
-            self.certificate,
-            max_frame_bytes=self._limits.max_frame_bytes,
-            max_sessions=wire.max_sessions,
-            answer_timeout_s=wire.session_timeout_s,
+        streams = wire.carrier != MESSAGES
+        self.certificate = _certificate(wire) if streams and not wire.insecure else None
+        self._server = (
+            StreamServer(
+                self._admit,
+                wire.listen,
+                self.certificate,
+                max_frame_bytes=self.limits.max_frame_bytes,
+                max_sessions=wire.max_sessions,
+                idle_timeout_s=wire.idle_timeout_s,
+                answer_timeout_s=wire.session_timeout_s,
+            )
+            if streams
+            else None
         )
 
     @property
     def address(self) -> str:
-        """What clients connect to: the advertised address, or the one listened on."""
-        return self._wire.advertise or self._server.address
+        """What clients connect to: the advertised address, or the one listened on; empty where there is no stream."""
+        return (self._wire.advertise or self._server.address) if self._server is not None else ""
+
+    def probe(self) -> Probe:
+        """What a client needs to try the stream."""
+        token = self._server.probe_token if self._server is not None else ""
+        return Probe(self.address, self.certificate.certificate_pem if self.certificate else b"", token)
+
+    def describe(self) -> str:
+        """How sessions travel, in words."""
+        if self._server is None:
+            return "the frames of all sessions travel in Flower messages"
+        return f"body service at {self.address}, {'TLS' if self.certificate else 'NO TLS'}"
 
     def open(self, session: Session) -> str:
         """Register a session and return its token."""
@@ -71,6 +89,27 @@ class BodyService:
         with self._lock:
             self._sessions[token] = session
         return token
+
+    def find(self, token: str) -> Session | None:
+        """The session that a token was made for; None after its round."""
+        with self._lock:
+            return self._sessions.get(token)
+
+    def attach(self, token: str, on_answer: Callable[[], object]) -> Attachment:
+        """Attach messages to their session.
+
+        Raises
+        ------
+        SessionError
+            When its round has ended.
+        """
+        with self._lock:
+            session = self._sessions.get(token)
+            if session is None:
+                raise SessionError("an open session", "one whose round has ended")
+            attachment = session.exchange.attach(lambda: None, on_answer)  # before the session waits for a frame
+            self._begin(token, session)
+            return attachment
 
     def end_round(self) -> None:
         """End what is left of the round: tokens, sessions, cohorts; nothing of it touches a body afterwards.
@@ -103,7 +142,8 @@ class BodyService:
         try:
             self.end_round()
         finally:
-            self._server.close()
+            if self._server is not None:
+                self._server.close()
             self._workers.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> BodyService:
@@ -119,11 +159,12 @@ class BodyService:
         Raises
         ------
         SessionError
-            For an unknown or expired token, another client's token, or a second session with the same token.
+            For an unknown or expired token, another client's token, a second session with the same token, or when
+            there are too many sessions, or streams of this one.
         """
         with self._lock:
             session = self._sessions.get(caller.token)
-            if session is None:
+            if session is None or session.carrier != STREAM:
                 raise SessionError("the token of an open session", "an unknown or expired token")
             if session.client != caller.client:
                 raise SessionError("a token of this client's own", "another client's")
@@ -131,13 +172,19 @@ class BodyService:
                 session.instance = caller.instance
             if not caller.instance or session.instance != caller.instance:
                 raise SessionError("one session per token", "a second one", session.where)
-            attachment = session.exchange.attach(on_end)  # first: the session's deadlines count from now on
+            most = self._wire.max_streams_per_client
+            attachment = session.exchange.attach(on_end, most=most)  # first: the session's deadlines count from now
             self._begin(caller.token, session)
             return attachment
 
     def _begin(self, token: str, session: Session) -> None:
         """Start a session's thread, if this has not been done; called with the lock held."""
         if token not in self._threads:
+            if sum(thread.is_alive() for thread in self._threads.values()) >= self._wire.max_sessions:
+                raise SessionError(
+                    f"at most {self._wire.max_sessions} sessions at once", "another", session.where,
+                    "raise wire.max_sessions",
+                )  # fmt: skip
             name = f"tavit-session-{session.client}"
             self._threads[token] = threading.Thread(target=self._run, args=(session,), name=name, daemon=True)
             self._threads[token].start()
@@ -145,7 +192,7 @@ class BodyService:
     def _run(self, session: Session) -> None:
         wire = self._wire
         channel = Channel(
-            session, self._limits, step_timeout_s=wire.step_timeout_s, session_timeout_s=wire.session_timeout_s
+            session, self.limits, step_timeout_s=wire.step_timeout_s, session_timeout_s=wire.session_timeout_s
         )
         if session.cohort is not None:
             torch.set_num_threads(self._cores)  # of this thread, which may run the cohort's batch

@@ -116,7 +116,11 @@ def _check_frames(config: TavitConfig) -> None:
     step = step_shape(config)
     largest = int(config.wire.max_frame_mib * 2**20)
     for tensors, key, batch in (
-        (2, "data.batch_size", config.data.batch_size),  # a gradient travels with the next step's activations
+        (
+            2,
+            "data.batch_size",
+            config.data.batch_size * config.wire.minibatches_per_message,
+        ),  # a gradient travels with the next step's activations
         (1, "evaluation.batch_size", config.evaluation.batch_size),
     ):
         needed = tensors * 4 * batch * prod(step[1:]) + MAX_HEADER_BYTES

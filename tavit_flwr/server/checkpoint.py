@@ -23,7 +23,7 @@ _NAME = re.compile(r"^round-(\d{6})$")
 #: Keys of the configuration that may differ between a run and its resumption.
 _FREE_KEYS = frozenset({"resume", "output_dir", "keep_checkpoints", "name"})
 _FREE_GROUPS = frozenset({"wire", "compute", "federation"})
-_BOUND_KEYS = frozenset({"federation.average", "federation.fraction"})
+_BOUND_KEYS = frozenset({"wire.minibatches_per_message", "federation.average", "federation.fraction"})
 
 
 @dataclass

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
-from tavit_flwr.config import TavitConfig, to_json
+from tavit_flwr.config import AUTO, MESSAGES, STREAM, TavitConfig, to_json
 from tavit_flwr.errors import ProtocolError
+from tavit_flwr.wire.probe import Probe
 from tavit_flwr.wire.records import CONFIG, Enrolment
 
 logger = logging.getLogger("flwr")
@@ -32,10 +35,10 @@ class Participant:
         return self.enrolment.task
 
 
-def question(node: int, config: TavitConfig) -> Message:
-    """Ask a node who it is in this experiment."""
-    order = ConfigRecord({"config": to_json(config)})
-    return Message(content=RecordDict({CONFIG: order}), message_type=MessageType.QUERY, dst_node_id=node)
+def question(node: int, config: TavitConfig, probe: Probe) -> Message:
+    """Ask a node who it is in this experiment, and what carries its frames."""
+    asked = ConfigRecord({"config": to_json(config), **probe.to_values()})
+    return Message(content=RecordDict({CONFIG: asked}), message_type=MessageType.QUERY, dst_node_id=node)
 
 
 def read_answer(node: int, reply: Message, config: TavitConfig) -> Participant | str:
@@ -55,14 +58,35 @@ def read_answer(node: int, reply: Message, config: TavitConfig) -> Participant |
     problem = enrolment.error or (_misfit(enrolment, config) if enrolment.task else "")
     if problem:
         return f"node {node}, client {enrolment.client}: {problem}"
+    if enrolment.unreachable:
+        logger.warning(
+            "node %s, client %s: frames travel in Flower messages, slower by far: %s; see wire.carrier",
+            node, enrolment.client, enrolment.unreachable,
+        )  # fmt: skip
     if enrolment.task:
         return Participant(node, enrolment)
     logger.info("node %s (%s) has no place in this experiment and idles", node, enrolment.client)
     return ""
 
 
+def say_who(participants: Sequence[Participant], config: TavitConfig) -> None:
+    """Log which tasks are there, and which of the experiment's are not."""
+    tasks = Counter(participant.task for participant in participants)
+    logger.info("%s clients: %s", len(participants), ", ".join(f"{task} x{count}" for task, count in tasks.items()))
+    missing = [task for task in config.tasks if task not in tasks]
+    if len(participants) < len(config.clients):
+        logger.warning(
+            "the experiment has %s clients, this federation offers %s nodes: %s",
+            len(config.clients), len(participants),
+            f"without {', '.join(missing)}" if missing else "every task is still there",
+        )  # fmt: skip
+
+
 def _misfit(enrolment: Enrolment, config: TavitConfig) -> str:
     task = config.tasks.get(enrolment.task)
     if task is None:
         return f"expected a task among {sorted(config.tasks)}; received {enrolment.task!r}"
-    return "" if enrolment.body == task.body else f"expected body {task.body!r}; received {enrolment.body!r}"
+    if enrolment.body != task.body:
+        return f"expected body {task.body!r}; received {enrolment.body!r}"
+    allowed = (STREAM, MESSAGES) if config.wire.carrier == AUTO else (config.wire.carrier,)
+    return "" if enrolment.carrier in allowed else f"expected carrier {allowed}; received {enrolment.carrier!r}"

@@ -12,8 +12,9 @@ from flwr.serverapp import Grid
 
 from tavit_flwr.config import TavitConfig
 from tavit_flwr.errors import QuorumError
-from tavit_flwr.server.enrolment import Participant, question, read_answer
+from tavit_flwr.server.enrolment import Participant, question, read_answer, say_who
 from tavit_flwr.server.waiting import pause_s, wait_for_nodes
+from tavit_flwr.wire.probe import Probe
 
 logger = logging.getLogger("flwr")
 
@@ -33,6 +34,8 @@ class Roster:
         Flower's.
     config : TavitConfig
         The experiment; goes to every node that is asked.
+    probe : Probe
+        Where the body service is, for clients to try.
 
     Attributes
     ----------
@@ -40,9 +43,10 @@ class Roster:
         Who was enrolled before and is not there, as of the last `refresh`.
     """
 
-    def __init__(self, grid: Grid, config: TavitConfig) -> None:
+    def __init__(self, grid: Grid, config: TavitConfig, probe: Probe) -> None:
         self._grid = grid
         self._config = config
+        self._probe = probe
         self._enrolled: dict[int, Participant] = {}
         self._idle: set[int] = set()
         self._doubtful: set[int] = set()
@@ -80,7 +84,7 @@ class Roster:
                 f"at least {federation.min_nodes} nodes that can take part", f"{len(participants)}", "enrolment",
                 "; ".join(self._problems.values()) or "start more nodes",
             )  # fmt: skip
-        _say_who(participants, self._config)
+        say_who(participants, self._config)
         self._there = {one.node_id for one in participants}
         return participants
 
@@ -144,7 +148,7 @@ class Roster:
         return node not in self._enrolled or node in self._doubtful
 
     def _ask(self, nodes: Sequence[int]) -> None:
-        sent = self._grid.push_messages([question(node, self._config) for node in nodes])
+        sent = self._grid.push_messages([question(node, self._config, self._probe) for node in nodes])
         for message_id, node in zip(sent, nodes, strict=False):
             if message_id:
                 self._asked[message_id] = node
@@ -234,16 +238,4 @@ def check_returned(before: Mapping[str, str], participants: Sequence[Participant
         logger.warning(
             "resumed with other clients than the stopped run's: without %s, with %s besides",
             ", ".join(missing) or "nobody", ", ".join(new) or "nobody",
-        )  # fmt: skip
-
-
-def _say_who(participants: Sequence[Participant], config: TavitConfig) -> None:
-    tasks = Counter(participant.task for participant in participants)
-    logger.info("%s clients: %s", len(participants), ", ".join(f"{task} x{count}" for task, count in tasks.items()))
-    missing = [task for task in config.tasks if task not in tasks]
-    if len(participants) < len(config.clients):
-        logger.warning(
-            "the experiment has %s clients, this federation offers %s nodes: %s",
-            len(config.clients), len(participants),
-            f"without {', '.join(missing)}" if missing else "every task is still there",
         )  # fmt: skip

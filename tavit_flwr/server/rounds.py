@@ -37,6 +37,8 @@ class Round:
         Who was left out and why.
     messages : list of Message
         The orders that were sent.
+    followed : dict
+        Messages that followed upon frames, and their nodes.
     lost : set of int
         Nodes that did not answer for themselves: silent, or given up by the SuperLink.
     ended : dict
@@ -53,6 +55,7 @@ class Round:
     bytes_down: int = 0
     problems: list[str] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
+    followed: dict[str, int] = field(default_factory=dict)
     lost: set[int] = field(default_factory=set)
     ended: dict[int, float] = field(default_factory=dict)
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -64,6 +67,7 @@ class Round:
         if source in self.sessions:
             return source
         asked = {message.metadata.message_id: message.metadata.dst_node_id for message in self.messages}
+        asked |= self.followed
         return asked.get(reply.metadata.reply_to_message_id, source)
 
     def hopeless(self, nodes: Sequence[int], grace_s: float) -> bool:
@@ -74,20 +78,6 @@ class Round:
             if session.error or (session.cohort is not None and session.client in session.cohort.left):
                 self.ended.setdefault(node, now)
         return all(now - self.ended.get(node, now) >= grace_s for node in nodes)
-
-    def release(self, waiting: Sequence[int]) -> None:
-        """Let cohorts go on without members whose node has answered: they bring nothing more, so nobody waits for them.
-
-        A member that took its last turn is not touched.
-
-        Parameters
-        ----------
-        waiting : sequence of int
-            Nodes that have not answered yet.
-        """
-        for node, (_, session) in self.sessions.items():
-            if node not in waiting and session.cohort is not None:
-                session.cohort.leave(session.client, "its node answered before its session was over")
 
     def absorb(self, other: Round) -> None:
         """Take over what another round of the same evaluation held."""
@@ -125,7 +115,7 @@ class RoundOpener:
     run_key : str
         Names the run for clients' private stores.
     shape : tuple of int
-        [B, D, G, G] of every training step.
+        [B, D, G, G] of every minibatch.
     """
 
     service: BodyService
@@ -140,6 +130,8 @@ class RoundOpener:
     ) -> tuple[Round, list[Message]]:
         """Open one session per chosen client, one cohort per moving body, and write the orders."""
         phase = PHASES[plan.phase]
+        together = self.config.wire.minibatches_per_message
+        steps, shape = plan.steps // together, (self.shape[0] * together, *self.shape[1:])
         opened = Round()
         cohorts: dict[str, Cohort] = {}
         for name, host in self.hosts.items():
@@ -159,7 +151,10 @@ class RoundOpener:
         messages = []
         for one in chosen:
             host = self.hosts[one.enrolment.body]
-            session = Session(one.client, one.task, host, plan.phase, plan.steps, cohorts.get(host.name), self.shape)
+            session = Session(
+                one.client, one.task, host, plan.phase, steps, cohorts.get(host.name), shape,
+                carrier=one.enrolment.carrier,
+            )  # fmt: skip
             order = self._order(session, plan, versions.get(one.client, 0))
             messages.append(self._message(opened, one, session, order, weights, MessageType.TRAIN))
         return opened, messages
@@ -173,7 +168,8 @@ class RoundOpener:
             host.begin_phase(moves=False)
         messages = []
         for one in chosen:
-            session = Session(one.client, one.task, self.hosts[one.enrolment.body], EVALUATE, 0)
+            host = self.hosts[one.enrolment.body]
+            session = Session(one.client, one.task, host, EVALUATE, 0, carrier=one.enrolment.carrier)
             order = self._order(session, plan, 0, pictures=pictures)
             messages.append(self._message(opened, one, session, order, weights, MessageType.EVALUATE))
         return opened, messages
@@ -186,6 +182,7 @@ class RoundOpener:
             address=self.service.address,
             token=self.service.open(session),
             certificate_pem=certificate.certificate_pem if certificate else b"",
+            carrier=session.carrier,
             phase=session.phase,
             cycle=plan.cycle,
             round=plan.round,

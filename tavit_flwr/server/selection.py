@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Container, Sequence
 
-from tavit_flwr.config import TavitConfig
+from tavit_flwr.config import STREAM, TavitConfig
 from tavit_flwr.errors import ConfigError
 from tavit_flwr.seeding import derive_seed
 from tavit_flwr.server.enrolment import Participant
@@ -30,7 +30,9 @@ def check_cohort(participants: Sequence[Participant], config: TavitConfig) -> in
         )  # fmt: skip
     limits = [participant.enrolment.slots for participant in participants if participant.enrolment.slots]
     together = any(PHASES[phase.kind].body_moves for phase in config.schedule.phases)
-    if not limits or not together or len(participants) <= min(limits):
+    streams = sum(participant.enrolment.carrier == STREAM for participant in participants)
+    needed = streams + (streams < len(participants))  # those by messages need a slot in turn, and hold none
+    if not limits or not together or needed <= min(limits):
         return 0
     hint = (
         f'--federation-config "num-supernodes={len(participants)} client-resources-num-cpus=1 '

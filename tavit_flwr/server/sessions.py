@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tavit_flwr.config import STREAM
+from tavit_flwr.errors import SessionError
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.cohort import Cohort
 from tavit_flwr.wire.exchange import Exchange
@@ -33,6 +35,8 @@ class Session:
         [B, D, G, G] that every step must have; None in evaluation, where only D is fixed.
     exchange : Exchange
         Where its frames come and go.
+    carrier : str
+        What brings the frames: `STREAM` or `MESSAGES`.
     instance : str
         What the first stream drew for itself: only that one may come back.
     began : float
@@ -51,6 +55,7 @@ class Session:
     cohort: Cohort | None = None
     shape: tuple[int, ...] | None = None
     exchange: Exchange = field(default_factory=Exchange)
+    carrier: str = STREAM
     instance: str = ""
     began: float = 0.0
     steps_done: int = 0
@@ -60,6 +65,12 @@ class Session:
     def ledger(self) -> Ledger:
         """Bytes and frames of this session, as the server sees them."""
         return self.exchange.ledger
+
+    def give_up(self, reason: str) -> None:
+        """End it from outside; its cohort goes on without it."""
+        self.exchange.end(SessionError("a session that goes on", reason, self.where))
+        if self.cohort is not None:
+            self.cohort.leave(self.client, reason)
 
     @property
     def where(self) -> str:

@@ -122,12 +122,14 @@ class TAViT(Strategy):
             self._opener = RoundOpener(
                 service, self._hosts, self.config, to_json(self.config), self.state.run_key, step_shape(self.config)
             )
-            logger.info("body service at %s, %s", service.address, "TLS" if service.certificate else "NO TLS")
-            if service.certificate is None:
+            logger.info("%s", service.describe())
+            if self.config.wire.insecure:
                 logger.warning("wire.insecure: tokens, features and gradients travel readable; anyone may listen in")
-            patient = PatientGrid(grid, self._hopeless)
+            patient = PatientGrid(
+                grid, service, self._hopeless, lambda key, node: self._round.followed.update({key: node})
+            )
             self._evaluate = partial(patient.send_and_receive, timeout=timeout_s)
-            self._roster = Roster(patient, self.config)
+            self._roster = Roster(patient, self.config, service.probe())
             self._take_in(self._roster.gather())
             self._record.open()
             self._evaluate_now(self._record.pending(self.plans))
@@ -217,7 +219,6 @@ class TAViT(Strategy):
 
     def _hopeless(self, nodes: Sequence[int]) -> bool:
         """A client whose session has ended early answers with an error, or not at all: it waits this long itself."""
-        self._round.release(nodes)
         return self._round.hopeless(nodes, 2 * self.config.wire.step_timeout_s)
 
     def _evaluate_now(self, current: RoundPlan | None) -> None:

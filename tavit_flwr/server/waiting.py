@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -10,9 +11,11 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from tavit_flwr.errors import QuorumError
+from tavit_flwr.server.body_service import BodyService
+from tavit_flwr.server.correspondence import Correspondence
 
 #: Seconds between two looks for replies: at first, and at most. Flower's own waiting takes 3 s from the start.
-_FIRST_S, _MOST_S = 0.1, 3.0
+_FIRST_S, _MOST_S = 0.02, 1.0
 
 #: The pause grows with the time already waited: a reply is noticed at most this share of its own time too late.
 _SHARE = 0.05
@@ -33,36 +36,61 @@ class PatientGrid(Grid):
     ----------
     grid : Grid
         Does all the rest.
+    service : BodyService
+        Hosts the sessions that the orders name.
     hopeless : callable
         Gets the nodes without a reply; true ends the waiting early.
+    followed : callable
+        Told of each message that follows upon a reply with frames: its number and its node.
     """
 
-    def __init__(self, grid: Grid, hopeless: Callable[[Sequence[int]], bool]) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        service: BodyService,
+        hopeless: Callable[[Sequence[int]], bool],
+        followed: Callable[[str, int], None],
+    ) -> None:
         self._grid = grid
+        self._service = service
         self._hopeless = hopeless
+        self._followed = followed
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Push messages, and pull their replies until all are there, the time is up, or no more can come.
+        """Push orders, and pull their replies until all are there, the time is up, or no more can come.
+
+        Replies that carry frames are not given back: the session's answers follow in another message to the node.
 
         Returns
         -------
         list of Message
             In the order of their arrival; nodes without a reply have none in it.
         """
-        sent = list(messages)
-        ids = self.push_messages(sent)
-        asked = {key: one.metadata.dst_node_id for key, one in zip(ids, sent, strict=False) if key}
-        began = time.monotonic()
+        news = threading.Event()
+        orders = list(messages)
+        talks = [Correspondence(order, self._service, news.set) for order in orders]
+        sent = {key: talk for key, talk in zip(self.push_messages(orders), talks, strict=False) if key}
+        under_way = list(sent.values())
         replies: list[Message] = []
-        while asked:
-            for reply in self.pull_messages(list(asked)):
-                asked.pop(reply.metadata.reply_to_message_id, None)
-                replies.append(reply)
-            waited_s = time.monotonic() - began
-            remaining_s = float("inf") if timeout is None else timeout - waited_s
-            if not asked or remaining_s <= 0 or self._hopeless(sorted(asked.values())):
+        began = alive = time.monotonic()
+        while under_way:
+            for reply in self.pull_messages(list(sent)):
+                if (talk := sent.pop(reply.metadata.reply_to_message_id, None)) is not None:
+                    talk.take(reply)
+                    alive = time.monotonic()
+            for talk in under_way:
+                if (message := talk.next_message()) is not None:
+                    for key in self.push_messages([message]):
+                        sent[key] = talk
+                        self._followed(key, talk.node)
+                    alive = time.monotonic()
+            replies += [talk.final for talk in under_way if talk.final is not None]
+            under_way = [talk for talk in under_way if talk.final is None]
+            remaining_s = float("inf") if timeout is None else began + timeout - time.monotonic()
+            if not under_way or remaining_s <= 0 or self._hopeless(sorted(talk.node for talk in under_way)):
                 break
-            time.sleep(min(pause_s(waited_s), remaining_s))
+            news.wait(min(pause_s(time.monotonic() - alive), remaining_s))
+            news.clear()
         return replies
 
     def set_run(self, run: Any) -> None:  # noqa: ANN401 - as Flower has it

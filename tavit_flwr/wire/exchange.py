@@ -29,6 +29,7 @@ class Exchange:
         self.ledger = Ledger()
         self._changed = threading.Condition()
         self._holder: Attachment | None = None
+        self._attached = 0
         self._identity: object = None
         self._request: bytes | None = None
         self._answer: bytes | None = None
@@ -37,7 +38,9 @@ class Exchange:
         self._ended = False
         self._error: TavitError | None = None
 
-    def attach(self, on_end: Callable[[], object], on_answer: Callable[[], object] = lambda: None) -> Attachment:
+    def attach(
+        self, on_end: Callable[[], object], on_answer: Callable[[], object] = lambda: None, most: int = 4
+    ) -> Attachment:
         """Attach a transport in place of the one before, which is told that it is at its end.
 
         Parameters
@@ -47,9 +50,19 @@ class Exchange:
             whoever awaits one gets the error instead.
         on_answer : callable
             Called when there is an answer to take.
+        most : int
+            Transports that have attached and not yet let go, whoever holds the session.
+
+        Raises
+        ------
+        SessionError
+            When there are more.
         """
         attachment = Attachment(self, on_end, on_answer)
         with self._changed:
+            if self._attached >= most:
+                raise SessionError(f"at most {most} streams of one client", "another")
+            self._attached += 1
             before, self._holder = self._holder, attachment
             self._alive = time.monotonic()
             self._changed.notify_all()
@@ -135,7 +148,7 @@ class Exchange:
             self._identity, self._request, self._answer, self._taken = name or object(), frame, None, False
             self._changed.notify_all()
 
-    def _take(self, attachment: Attachment, timeout_s: float) -> bytes | None:
+    def _take(self, attachment: Attachment, timeout_s: float, sent: bool) -> bytes | None:
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while self._answer is None and not self._ended:
@@ -147,11 +160,12 @@ class Exchange:
             self._refuse(attachment)
             if self._answer is None:
                 raise self._why("an answer")
-            name = identity(self._answer)
-            kind = name[0] if name else "unnamed"
-            self.ledger.add("down", f"{kind}, resent" if self._taken else kind, len(self._answer))
+            if sent:
+                kind = (identity(self._answer) or ("unnamed",))[0]
+                self.ledger.add("down", f"{kind}, resent" if self._taken else kind, len(self._answer))
+                self._taken = True
             self._alive = time.monotonic()
-            self._taken, attachment.asking = True, False
+            attachment.asking = False
             return self._answer
 
     def _why(self, expected: str) -> TavitError:
@@ -163,6 +177,8 @@ class Exchange:
 
     def _detach(self, attachment: Attachment) -> None:
         with self._changed:
+            self._attached -= not attachment.detached
+            attachment.detached = True
             if self._holder is attachment:
                 self._holder = None
                 self._changed.notify_all()
@@ -175,7 +191,7 @@ class Attachment:
         self._exchange = exchange
         self.on_end = on_end
         self.on_answer = on_answer
-        self.asking = False
+        self.asking = self.detached = False
 
     def check(self) -> None:
         """Raise what the session was ended with, if anything."""
@@ -194,9 +210,12 @@ class Attachment:
         """
         self._exchange._offer(self, frame)
 
-    def take(self, timeout_s: float = 0.0) -> bytes | None:
-        """Wait for the answer; None when it is not there in time. Errors as in `offer`."""
-        return self._exchange._take(self, timeout_s)
+    def take(self, timeout_s: float = 0.0, *, sent: bool = True) -> bytes | None:
+        """Wait for the answer; None when it is not there in time. Errors as in `offer`.
+
+        It is counted, unless it is not going to be sent.
+        """
+        return self._exchange._take(self, timeout_s, sent)
 
     def detach(self) -> None:
         """Let go: the transport is at its end, the session may not be."""

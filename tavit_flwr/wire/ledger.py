@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Mapping
 
 
 class Ledger:
@@ -19,6 +20,14 @@ class Ledger:
         with self._lock:
             self._bytes[direction, kind] += size
             self._frames[direction, kind] += 1
+
+    def restore(self, counted: Mapping[str, Mapping[str, Mapping[str, int]]]) -> None:
+        """Go on counting from what `as_dict` gave."""
+        with self._lock:
+            for direction, kinds in counted.items():
+                for kind, row in kinds.items():
+                    self._bytes[direction, kind] += row["bytes"]
+                    self._frames[direction, kind] += row["frames"]
 
     def total(self, direction: str) -> int:
         """Bytes in one direction."""

@@ -9,6 +9,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
+from tavit_flwr.config import STREAM
 from tavit_flwr.errors import ProtocolError
 from tavit_flwr.payloads import ENROLMENT_FIELDS, PART_PREFIXES
 
@@ -29,6 +30,8 @@ class Order:
         Names the experiment's run; stays the same when it is resumed.
     address, token, certificate_pem
         Where the session is, what opens it, and whom to trust.
+    carrier : str
+        ``stream``, or ``messages`` where the session's frames travel in messages like this one.
     phase : str
         A phase's name, or ``evaluate``.
     cycle, round : int
@@ -50,6 +53,7 @@ class Order:
     address: str
     token: str
     certificate_pem: bytes
+    carrier: str
     phase: str
     cycle: int
     round: int
@@ -102,6 +106,10 @@ class Enrolment:
         How many it has.
     shared_held_out : bool
         Whether its held-out images are those of every client of its task; one of them then evaluates for all.
+    carrier : str
+        What carries the frames of its sessions: ``stream`` or ``messages``.
+    unreachable : str
+        Why the stream cannot, where it was tried.
     slots : int
         Clients that can run at once where it runs; 0 means that nothing limits them.
     error : str
@@ -114,6 +122,8 @@ class Enrolment:
     train_images: int = 0
     held_out_images: int = 0
     shared_held_out: bool = False
+    carrier: str = STREAM
+    unreachable: str = ""
     slots: int = 0
     error: str = ""
 
@@ -126,7 +136,8 @@ class Enrolment:
         """Read an enrolment; `ProtocolError` when a key is missing or unknown."""
         if set(record) != ENROLMENT_FIELDS:
             raise ProtocolError(f"an enrolment with {sorted(ENROLMENT_FIELDS)}", str(sorted(record)))
-        types = {"client": str, "task": str, "body": str, "error": str, "shared-held-out": bool}
+        types: dict[str, type] = dict.fromkeys(("client", "task", "body", "carrier", "unreachable", "error"), str)
+        types["shared-held-out"] = bool
         values: dict[str, Any] = {}
         for name, value in record.items():
             if not isinstance(value, types.get(name, int)):

@@ -112,10 +112,10 @@ class StreamClient:
         self.ledger.add("down", expected.__name__, len(frame))
         return decode(frame, self._phase, (expected,), step, self._limits)
 
-    def finish(self, step: int) -> None:
-        """Tell the service that `step` steps are done, and wait until it has said that everything arrived."""
-        self.send(Close(step))
-        self.receive(Acknowledged, step)
+    def hand_in(self, payload: Payload) -> None:
+        """Send one frame and wait until the service has said that it arrived."""
+        self.send(payload)
+        self.receive(Acknowledged, payload.step)
 
     def _next(self, remaining_s: float, waiting_for: str) -> bytes | None:
         """Wait for a frame; None after a cut that has been mended."""
@@ -150,7 +150,7 @@ class StreamClient:
                 return link
             except grpc.RpcError as error:
                 link.close()
-                if _code(error) in _FINAL - {"DEADLINE_EXCEEDED"}:
+                if _code(error) in _FINAL - {"DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}:
                     raise self._explain(error, waiting_for) from error
                 if time.monotonic() + pause_s >= gives_up:
                     raise self._unreachable(error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,16 +10,20 @@ from dataclasses import dataclass
 import grpc
 
 from tavit_flwr.errors import ConfigError, ProtocolError, SessionError, TavitError
-from tavit_flwr.wire.credentials import Certificate
+from tavit_flwr.wire.credentials import Certificate, session_token
 from tavit_flwr.wire.exchange import Attachment
 
 SERVICE = "tavit.BodyService"
 METHOD = "Session"
+PROBE = "Probe"
 TOKEN_KEY = "tavit-token"
 CLIENT_KEY = "tavit-client"
 INSTANCE_KEY = "tavit-instance"
 #: In the metadata that the server sends as soon as a stream is attached to its session.
 ATTACHED = ("tavit-attached", "yes")
+
+#: Calls beyond one for each session: streams that are being replaced, probes, and callers that are being refused.
+_SPARE = 16
 
 #: Trailing metadata has little room, and an error's text may quote what a client sent.
 _MOST_DETAILS = 1000
@@ -72,7 +77,9 @@ class StreamServer:
     certificate : Certificate or None
         None only where the configuration says so explicitly.
     max_frame_bytes, max_sessions : int
-        Limits.
+        Limits. The number of connections is twice that of the sessions, and some: all have to authenticate.
+    idle_timeout_s : float
+        How long a connection may take for its TLS handshake, and be without a call.
     answer_timeout_s : float
         Longest wait for a session's answer; sessions have shorter deadlines of their own.
 
@@ -90,17 +97,28 @@ class StreamServer:
         *,
         max_frame_bytes: int,
         max_sessions: int,
+        idle_timeout_s: float,
         answer_timeout_s: float,
     ) -> None:
         self._admit = admit
         self._answer_timeout_s = answer_timeout_s
-        self._pool = ThreadPoolExecutor(max_workers=max_sessions, thread_name_prefix="tavit-stream")
-        self._server = grpc.server(
-            self._pool, options=[*channel_options(max_frame_bytes), ("grpc.so_reuseport", 0)],
-            maximum_concurrent_rpcs=max_sessions,
-        )  # fmt: skip
-        method = grpc.stream_stream_rpc_method_handler(self._session, None, None)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: method}),))
+        calls = max_sessions + _SPARE
+        options = [
+            *channel_options(max_frame_bytes),
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_allowed_incoming_connections", 2 * calls),
+            ("grpc.max_concurrent_streams", _SPARE),
+            ("grpc.server_handshake_timeout_ms", int(idle_timeout_s * 1000)),
+            ("grpc.max_connection_idle_ms", int(idle_timeout_s * 1000)),
+        ]
+        self._pool = ThreadPoolExecutor(max_workers=calls, thread_name_prefix="tavit-stream")
+        self._server = grpc.server(self._pool, options=options, maximum_concurrent_rpcs=calls)
+        self.probe_token = session_token()
+        methods = {
+            METHOD: grpc.stream_stream_rpc_method_handler(self._session, None, None),
+            PROBE: grpc.unary_unary_rpc_method_handler(self._probe, None, None),
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
         host, _, _ = listen.rpartition(":")
         try:
             if certificate is None:
@@ -138,6 +156,12 @@ class StreamServer:
             context.abort(code, str(error)[:_MOST_DETAILS])
         finally:
             attachment.detach()
+
+    def _probe(self, _: bytes, context: grpc.ServicerContext) -> bytes:
+        given = str(dict(context.invocation_metadata()).get(TOKEN_KEY, ""))
+        if not hmac.compare_digest(given.encode(), self.probe_token.encode()):
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "expected this service's probe token")
+        return b""
 
     def close(self, grace_s: float = 2.0) -> None:
         """Stop accepting, end open streams after `grace_s` seconds, free the port."""

@@ -60,12 +60,11 @@ class FakeCarrier:
         if expected is Features:
             last = [one.smashed for one in self.sent if hasattr(one, "smashed")][-1]
             return Features(step, last)
-        if expected is Acknowledged:
-            return Acknowledged(step)
         return GradSmashed(step, [one.grad_features for one in self.sent if hasattr(one, "grad_features")][-1])
 
-    def finish(self, step):
-        self.log.append(f"finish {step}")
+    def hand_in(self, payload):
+        self.log.append(f"! {type(payload).__name__} {payload.step}")
+        self.sent.append(payload)
 
 
 def batches(step):
@@ -88,10 +87,10 @@ def test_a_moving_client_needs_two_round_trips_a_step(phase):
     outcome = work.run(carrier, 2)
     assert carrier.log == [
         "Smashed 0", "? Features 0", "GradFeatures 0", "? GradSmashed 0",
-        "Smashed 1", "? Features 1", "GradFeatures 1", "? GradSmashed 1", "finish 2",
+        "Smashed 1", "? Features 1", "GradFeatures 1", "? GradSmashed 1", "! Close 2",
     ]  # fmt: skip
     assert len(outcome.losses) == 2
-    assert outcome.examples == 4
+    assert outcome.examples == [2, 2]
     assert not torch.equal(before, head.conv.weight)
 
 
@@ -102,7 +101,7 @@ def test_a_frozen_client_needs_one_round_trip_a_step():
     work.run(carrier, 3)
     assert carrier.log == [
         "Smashed 0", "? Features 0", "GradFeaturesAndSmashed 0", "? Features 1", "GradFeaturesAndSmashed 1",
-        "? Features 2", "GradFeatures 2", "? Acknowledged 2", "finish 3",
+        "? Features 2", "! GradFeatures 2", "! Close 3",
     ]  # fmt: skip
     after = [parameter for part in (head, tail) for parameter in part.parameters()]
     assert all(map(torch.equal, before, after))

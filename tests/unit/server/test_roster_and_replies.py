@@ -21,6 +21,7 @@ from tavit_flwr.server.schedule import RoundPlan, plan
 from tavit_flwr.server.selection import check_cohort, evaluators, select, substitutes
 from tavit_flwr.server.sessions import EVALUATE, Session
 from tavit_flwr.server.waiting import wait_for_nodes
+from tavit_flwr.wire.probe import Probe
 from tavit_flwr.wire.records import Enrolment, parts_to_arrays
 
 
@@ -206,7 +207,7 @@ def gathered(answers, **federation):
     """A roster that has gathered these nodes, without long waits."""
     settings = {"enrol_timeout_s": 0.05, "late_timeout_s": 0.05, "wait_for_nodes_s": 0.05} | federation
     grid = Answers(answers)
-    roster = Roster(grid, config(**settings))
+    roster = Roster(grid, config(**settings), Probe("", b"", ""))
     return grid, roster, roster.gather()
 
 

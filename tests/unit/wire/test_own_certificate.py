@@ -7,7 +7,7 @@ from torch import nn
 from simulations.certificates import make_server_files
 from tavit_flwr.config import OptimiserConfig, WireConfig
 from tavit_flwr.errors import ConfigError
-from tavit_flwr.payloads import Features, Smashed
+from tavit_flwr.payloads import Close, Features, Smashed
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.sessions import EVALUATE, Session
@@ -40,7 +40,7 @@ def test_a_session_over_an_operators_certificate(files):
             stream.send(Smashed(0, sent))
             with torch.no_grad():
                 assert torch.equal(stream.receive(Features, 0).features, host.body(sent))
-            stream.finish(1)
+            stream.hand_in(Close(1))
 
 
 def test_names():

@@ -123,7 +123,8 @@ def test_tokens_are_long_and_differ():
 
 
 ORDER = Order(
-    config="{}", run_key="k", address="127.0.0.1:1", token="t", certificate_pem=b"pem", phase="joint", cycle=1,
+    config="{}", run_key="k", address="127.0.0.1:1", token="t", certificate_pem=b"pem", carrier="stream",
+    phase="joint", cycle=1,
     round=2, steps=3, version=4, next_version=5, pictures=True, progress=0.25,
 )  # fmt: skip
 ENROLMENT = Enrolment("p0000", "denoise", "natural", train_images=7, held_out_images=2, slots=4)

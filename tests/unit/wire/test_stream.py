@@ -71,7 +71,7 @@ def serve():
         threading.Thread(target=logic, args=(exchange,), daemon=True).start()
         server = StreamServer(
             lambda caller, on_end: exchange.attach(on_end), "127.0.0.1:0", None, max_frame_bytes=2**24,
-            max_sessions=4, answer_timeout_s=step_timeout_s,
+            max_sessions=4, idle_timeout_s=20, answer_timeout_s=step_timeout_s,
         )  # fmt: skip
         servers.append(server)
         return server
@@ -95,7 +95,7 @@ def step(stream, number):
 def whole_session(service, session):
     with connect(service, service.open(session), session.phase) as stream:
         answers = [step(stream, number) for number in range(session.steps)]
-        stream.finish(session.steps)
+        stream.hand_in(Close(session.steps))
     return answers
 
 
@@ -117,7 +117,7 @@ def test_a_client_may_come_as_late_as_its_round_lasts(host):
         with connect(service, token) as stream:
             step(stream, 0)
             step(stream, 1)
-            stream.finish(2)
+            stream.hand_in(Close(2))
         assert session.steps_done == 2
 
 
@@ -138,7 +138,7 @@ def test_a_token_opens_one_session(service, host):
             step(second, 0)
         first.send(GradFeatures(0, smashed()))  # the first is not disturbed
         first.receive(GradSmashed, 0)
-        first.finish(1)
+        first.hand_in(Close(1))
     with connect(service, token) as third, pytest.raises(SessionError, match="UNAUTHENTICATED"):
         step(third, 0)
 
@@ -162,7 +162,7 @@ def test_a_second_session_is_refused_also_after_the_end_of_the_first(service, ho
     token = service.open(Session("a", "denoise", host, "task-specific", 1))
     with connect(service, token) as first:
         step(first, 0)
-        first.finish(1)
+        first.hand_in(Close(1))
         with connect(service, token) as second, pytest.raises(SessionError, match=r"UNAUTHENTICATED.*one session"):
             step(second, 0)
 
@@ -181,7 +181,7 @@ def test_the_same_instance_replaces_its_older_stream(service, host):
         newer.receive(GradSmashed, 0)
         with pytest.raises(grpc.RpcError, match="CANCELLED"):  # by the service
             next(older._link.answers)
-        newer.finish(1)
+        newer.hand_in(Close(1))
     assert session.error == ""
     assert session.ledger.as_dict()["up"]["Smashed, resent"]["frames"] == 1
 
@@ -283,7 +283,7 @@ def test_a_bad_first_frame_ends_its_session_and_nothing_else(service, host, payl
             with pytest.raises(SessionError, match="INVALID_ARGUMENT"):
                 stream.receive(Features, 0)
         step(other, 1)
-        other.finish(2)
+        other.hand_in(Close(2))
     assert bad.error
     assert not good.error
 
@@ -321,7 +321,7 @@ def test_evaluation_runs_forward_only_until_the_client_closes(service, host):
         for number, size in enumerate([(3, D, 3, 3), (1, D, 3, 3)]):
             stream.send(Smashed(number, smashed(size)))
             assert stream.receive(Features, number).features.shape == size
-        stream.finish(2)
+        stream.hand_in(Close(2))
         assert session.steps_done == 2
     with connect(service, service.open(Session("b", "denoise", host, EVALUATE, 0)), EVALUATE) as stream:
         stream.send(GradFeatures(0, smashed()))
@@ -369,7 +369,7 @@ def test_a_cohort_member_with_another_grid_is_ended_and_the_others_go_on(service
                 features = stream.receive(Features, 1).features
                 stream.send(GradFeatures(1, features))
                 stream.receive(Acknowledged, 1)
-                stream.finish(2)
+                stream.hand_in(Close(2))
                 outcome[name] = "done"
         except SessionError as error:
             outcome[name] = str(error)
@@ -401,13 +401,15 @@ def test_a_client_that_never_reads_is_ended(serve):
         for number in range(200):
             stream.send(Smashed(number, smashed()))
         assert ended.wait(15), "the server still waits for the client to read"
-    began = time.monotonic()
-    while server._pool._work_queue.qsize() and time.monotonic() < began + 5:
+    deadline = time.monotonic() + 15
+    while any(_in_a_call(one) for one in threading.enumerate()):
+        assert time.monotonic() < deadline, "a thread still waits for the client to read"
         time.sleep(0.05)
-    assert not [one for one in threading.enumerate() if one.name.startswith("tavit-stream") and _in_a_call(one)]
 
 
 def _in_a_call(thread):
+    if not thread.name.startswith("tavit-stream"):
+        return False
     frame = sys._current_frames().get(thread.ident)
     while frame is not None:
         if frame.f_code.co_name == "_session":
@@ -437,5 +439,5 @@ def test_a_client_that_gives_up_says_so_and_its_cohort_goes_on(service, host):
         began = time.monotonic()
         stays.receive(Acknowledged, 0)
         assert time.monotonic() - began < 10, "the cohort waited for one that had left"
-        stays.finish(1)
+        stays.hand_in(Close(1))
     assert "Close" in cohort.left["b"]
