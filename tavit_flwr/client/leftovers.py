@@ -55,8 +55,11 @@ def find_leftovers(state_dir: Path) -> Iterator[Leftover]:
     """Find what runs left in a state folder; only what a private store wrote, and never through a link."""
     for folder in sorted(state_dir.glob("*/*")):
         ours = _HASHED.match(folder.name) and _HASHED.match(folder.parent.name)
-        if ours and not folder.is_symlink() and not folder.parent.is_symlink() and (
-            found := _leftover(folder, [*_moments_in(folder), *_sessions_in(folder)])
+        if (
+            ours
+            and not folder.is_symlink()
+            and not folder.parent.is_symlink()
+            and (found := _leftover(folder, [*_moments_in(folder), *_sessions_in(folder)]))
         ):
             yield found
 

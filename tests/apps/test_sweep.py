@@ -23,14 +23,14 @@ def test_a_sweep_tells_failures_and_runs_nothing_twice(tmp_path):
     root = tmp_path / "with a space"
     first = sweep(root, "tasks.denoise.degradation=noise,nose", "clients=[denoise]")
     assert first.returncode == 1, first.stdout + first.stderr
-    records = [json.loads(path.read_text()) for path in root.glob("*/job.json")]
-    finished = [record for record in records if record["status"] == "finished"]
+    records = {path.parent: json.loads(path.read_text()) for path in root.glob("*/job.json")}
+    finished = [folder for folder, record in records.items() if record["status"] == "finished"]
     assert len(finished) == 1, first.stdout
     assert "nose" in first.stdout.partition("job 1 failed")[2]
-    folder = next(path.parent for path in root.glob("*/job.json") if "finished" in path.read_text())
+    (folder,) = finished
     results = json.loads((folder / "results.json").read_text())
     assert set(results["tasks"]) == {"denoise"}
-    record = finished[0]
+    record = records[folder]
     assert {"flwr", "torch", "ray", "numpy", "hydra-core"} <= set(record["versions"])
     assert record["config"]["clients"] == ["denoise"]
     assert not (folder / "flwr").exists()  # its Flower home goes when nothing failed

@@ -174,18 +174,27 @@ def no_folder(folder):
     folder.rmdir()
 
 
-@pytest.mark.parametrize("spoil", [broken_file, cut_file, small_file, no_files, no_folder])
+@pytest.mark.parametrize(
+    ("spoil", "kind"),
+    [
+        (broken_file, "DataError"),
+        (cut_file, "DataError"),
+        (small_file, "DataError"),
+        (no_files, "DataError"),
+        (no_folder, "ConfigError"),
+    ],
+)
 def test_errors_about_images_name_no_file(
-    fake_grid, tiny, run, tmp_path, frames, private_node, make_phases, spoil, caplog
+    fake_grid, tiny, run, tmp_path, frames, private_node, make_phases, spoil, kind, caplog
 ):
     node, folder = private_node
     spoil(folder)
     grid = fake_grid(node_configs=[node])
     config = tiny("clients=[denoise]", make_phases("task-specific"), "data.source=bundled", "data.folder=null")
-    with pytest.raises(Exception, match="DataError"):
+    with pytest.raises(Exception, match=kind):
         run(config, tmp_path / "out", grid)
     words, _ = said(grid.answered)
-    assert "DataError" in words
+    assert kind in words
     assert SECRET not in words
     assert str(tmp_path) not in words
 

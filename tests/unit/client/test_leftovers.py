@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from tavit_flwr.cli import app
 from tavit_flwr.client.leftovers import find_leftovers
+from tavit_flwr.client.scratch import Memory, Scratch
 from tavit_flwr.client.store import PrivateStore
 
 DAY_S = 86400
@@ -33,6 +34,16 @@ def test_every_store_is_found_with_its_size_and_age(tmp_path):
     assert set(found) == {store.folder for store in stores}
     assert all(one.size_bytes > 2 * 64 * 64 * 4 for one in found.values())
     assert found[stores[2].folder].last_used_s == pytest.approx(time.time() - 3 * DAY_S, abs=60)
+
+
+def test_what_a_session_by_messages_left_goes_with_the_moments(tmp_path):
+    store = save(tmp_path, "r")
+    scratch = Scratch(store.folder, "token")
+    scratch.begin()
+    scratch.commit(Memory(), [b"reply"], {"head/weight": torch.zeros(4)})
+    (found,) = find_leftovers(tmp_path)
+    found.remove()
+    assert not store.folder.parent.exists()
 
 
 def test_what_is_not_a_stores_is_never_found(tmp_path):

@@ -13,6 +13,7 @@ from tavit_flwr.config import DataConfig, TaskConfig, TavitConfig, compose
 from tavit_flwr.errors import ConfigError, TavitError
 from tavit_flwr.server.roster import Roster
 from tavit_flwr.server.selection import evaluators
+from tavit_flwr.wire.probe import Probe
 
 
 @pytest.fixture(autouse=True)
@@ -185,8 +186,8 @@ def test_nodes_without_images_of_their_own_say_that_they_share_the_bundled_ones(
     own = {"task": "deblock", "data-dir": str(images), "state-dir": str(tmp_path / "c")}
     none = [{"task": "denoise", "state-dir": str(tmp_path / name)} for name in "ab"]
     grid = fake_grid(node_configs=[*none, own])
-    config = compose("experiment=tiny data.held_out=1")
-    participants = Roster(grid, config).gather()
+    config = compose("experiment=tiny data.held_out=1 wire=messages")
+    participants = Roster(grid, config, Probe("", b"", "")).gather()
     shared = {one.node_id: one.enrolment.shared_held_out for one in participants}
     assert shared == {100: True, 101: True, 102: False}
     assert sorted(one.task for one in evaluators(participants)) == ["deblock", "denoise"]
