@@ -16,6 +16,7 @@ from tavit_flwr.config.choices import nearest
 from tavit_flwr.config.deadlines import fill_deadlines
 from tavit_flwr.config.explain import explain, nearest_key
 from tavit_flwr.config.schema import TavitConfig
+from tavit_flwr.config.shorthands import expand
 from tavit_flwr.config.validate import validate
 from tavit_flwr.errors import ConfigError
 
@@ -93,6 +94,7 @@ def compose(overrides: Sequence[str] | str = ()) -> TavitConfig:
         raise explain(error, words, folder) from error
     config = _typed(raw)
     _keep_used_tasks(config, folder)
+    expand(config)
     fill_deadlines(config)
     validate(config)
     return config

@@ -58,6 +58,7 @@ class ScheduleConfig:
     cycles: int = 3
     phases: list[PhaseConfig] = field(default_factory=list)
     evaluate_first: bool = True
+    every_phase: str | None = None  # a kind: all phases become phases of it, with their rounds and steps
 
     @property
     def total_rounds(self) -> int:
@@ -157,6 +158,7 @@ class TavitConfig:
     initial_fresh: list[str] = field(default_factory=list)
     clients: list[str] = field(default_factory=list)
     bodies: list[str] = field(default_factory=lambda: ["natural"])
+    body_per_task: bool = False  # a body for each task, named after it, instead of `bodies`
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

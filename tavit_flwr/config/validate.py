@@ -101,6 +101,8 @@ def _check_values(config: TavitConfig) -> None:
 def _check_schedule(config: TavitConfig) -> None:
     if not config.schedule.phases:
         raise ConfigError("at least one phase", "none", "configuration key 'schedule.phases'")
+    if config.schedule.every_phase is not None:
+        one_of(_PHASE_KINDS, config.schedule.every_phase, "configuration key 'schedule.every_phase'")
     for index, phase in enumerate(config.schedule.phases):
         where = f"configuration key 'schedule.phases[{index}]"
         one_of(_PHASE_KINDS, phase.kind, f"{where}.kind'")

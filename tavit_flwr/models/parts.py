@@ -12,11 +12,15 @@ from torch import Tensor, nn
 from tavit_flwr.models.body import Body
 from tavit_flwr.models.head import Head
 from tavit_flwr.models.initialise import initialise_part
+from tavit_flwr.models.other_bodies import ConvolutionalBody, IdentityBody
 from tavit_flwr.models.presets import Preset
 from tavit_flwr.models.presets import preset as find_preset
 from tavit_flwr.models.tail import Tail
 
 _Part = TypeVar("_Part", bound=nn.Module)
+
+#: A body of any kind, see `Preset`.
+AnyBody = Body | ConvolutionalBody | IdentityBody
 
 
 @dataclass
@@ -24,7 +28,7 @@ class Parts:
     """A head, a body and a tail of one preset."""
 
     head: Head
-    body: Body
+    body: AnyBody
     tail: Tail
     preset: Preset
 
@@ -49,9 +53,20 @@ def build_head(preset: Preset, time_step: int = 0) -> Head:
     return _without_weights(lambda: Head(preset, time_step))
 
 
-def build_body(preset: Preset) -> Body:
+def body_of(preset: Preset) -> AnyBody:
+    """Construct the kind of body that a preset asks for, with weights of torch's own."""
+    match preset.body_kind:
+        case "identity":
+            return IdentityBody(preset)
+        case "convolutional":
+            return ConvolutionalBody(preset)
+        case _:
+            return Body(preset)
+
+
+def build_body(preset: Preset) -> AnyBody:
     """Build a body whose weights are all NaN until set (see `build_head`)."""
-    return _without_weights(lambda: Body(preset))
+    return _without_weights(lambda: body_of(preset))
 
 
 def build_tail(preset: Preset) -> Tail:

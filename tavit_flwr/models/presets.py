@@ -10,6 +10,9 @@ from typing import Any
 
 from tavit_flwr.errors import ConfigError
 
+#: What a body may be, see `Preset`.
+BODY_KINDS = ("transformer", "convolutional", "identity")
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -39,6 +42,9 @@ class Preset:
         starts at the identity. Ours, not the paper's.
     use_finest_skip : bool
         Add the full-resolution skip before the last convolutions. Ours: the paper's tail leaves it unused.
+    body_kind : str
+        ``transformer`` (paper); ``convolutional``, as many residual convolutions; ``identity``, no body at all. The
+        last two are baselines.
 
     Raises
     ------
@@ -59,6 +65,7 @@ class Preset:
     groups: int = 8
     global_residual: bool = False
     use_finest_skip: bool = False
+    body_kind: str = "transformer"
 
     def __post_init__(self) -> None:
         if not isinstance(self.multipliers, Sequence) or isinstance(self.multipliers, str):
@@ -109,6 +116,8 @@ class Preset:
         for name in ("global_residual", "use_finest_skip"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}: true or false", repr(getattr(self, name)), self._where)
+        if self.body_kind not in BODY_KINDS:
+            raise ConfigError(f"body_kind: one of {', '.join(BODY_KINDS)}", repr(self.body_kind), self._where)
         dropout: Any = self.body_dropout
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ConfigError("body_dropout: a number in [0, 1)", repr(dropout), self._where)

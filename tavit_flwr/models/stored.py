@@ -138,7 +138,8 @@ def parts_of(stored: StoredWeights, task: str) -> Parts:
         build_head(stored.preset, stored.time_step), build_body(stored.preset), build_tail(stored.preset), stored.preset
     )
     _fill(parts.head, stored.state("head", task), f"head of '{task}' in {stored.folder}")
-    _fill(parts.body, stored.state("body", stored.bodies[task]), f"body of '{task}' in {stored.folder}")
+    if parts.body.state_dict():  # an identity has none
+        _fill(parts.body, stored.state("body", stored.bodies[task]), f"body of '{task}' in {stored.folder}")
     _fill(parts.tail, stored.state("tail", task), f"tail of '{task}' in {stored.folder}")
     return parts
 

@@ -36,7 +36,13 @@ def check_experiment(config: TavitConfig, *, simulated: bool) -> None:
     ConfigError, CheckpointError
         At the first thing that cannot work.
     """
-    preset_of(config)
+    architecture = preset_of(config)
+    kinds = [phase.kind for phase in config.schedule.phases]
+    if architecture.body_kind == "identity" and "task-agnostic" in kinds:
+        raise ConfigError(
+            "no task-agnostic phase, as an identity has nothing to train", f"phases {kinds}",
+            "configuration key 'schedule.phases'", "schedule.every_phase=task-specific",
+        )  # fmt: skip
     for task in config.tasks:
         _check_degradation(config, task)
         if simulated:

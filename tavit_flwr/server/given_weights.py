@@ -67,7 +67,8 @@ def with_given(drawn: Weights, config: TavitConfig) -> Weights:
 
 def _wanted(config: TavitConfig) -> list[tuple[Part, str]]:
     """Parts that come from the stored weights, with their owners."""
-    bodies = sorted({task.body for task in config.tasks.values()})
+    identity = preset(config.model.preset, **config.model.overrides).body_kind == "identity"
+    bodies = [] if identity else sorted({task.body for task in config.tasks.values()})
     wanted: list[tuple[Part, str]] = [("body", name) for name in bodies]
     for task in config.tasks:
         wanted += [("head", task), ("tail", task)]

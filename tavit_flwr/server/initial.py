@@ -95,6 +95,8 @@ def load_weights(hosts: Mapping[str, BodyHost], weights: Weights, config: TavitC
         "head": build_head(architecture, config.model.time_step).state_dict(),
         "tail": build_tail(architecture).state_dict(),
     }
+    if not like["body"]:
+        weights.bodies = {name: {} for name in hosts}  # a body without weights leaves no names in the arrays
     expected = {"body": set(hosts), "head": set(config.tasks), "tail": set(config.tasks)}
     given = {"body": weights.bodies, "head": weights.heads, "tail": weights.tails}
     for part, owners in expected.items():

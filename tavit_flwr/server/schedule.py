@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from tavit_flwr.config import ScheduleConfig
@@ -20,7 +21,7 @@ class RoundPlan:
     phase : str
         Kind of phase.
     round : int
-        From 1, within the phase.
+        From 1, within the cycle's phases of this kind.
     steps : int
         Steps of each session.
     ends_phase : bool
@@ -50,6 +51,7 @@ def plan(schedule: ScheduleConfig) -> list[RoundPlan]:
     total = schedule.cycles * sum(phase.rounds * phase.steps for phase in schedule.phases)
     done = 0
     for cycle in range(1, schedule.cycles + 1):
+        before: Counter[str] = Counter()  # so that two phases of one kind do not draw the same batches
         for position, phase in enumerate(schedule.phases, start=1):
             for number in range(1, phase.rounds + 1):
                 rounds.append(
@@ -57,7 +59,7 @@ def plan(schedule: ScheduleConfig) -> list[RoundPlan]:
                         index=len(rounds) + 1,
                         cycle=cycle,
                         phase=phase.kind,
-                        round=number,
+                        round=before[phase.kind] + number,
                         steps=phase.steps,
                         ends_phase=number == phase.rounds,
                         half_cycle=cycle - 1 + position / len(schedule.phases),
@@ -66,4 +68,5 @@ def plan(schedule: ScheduleConfig) -> list[RoundPlan]:
                     )
                 )
                 done += phase.steps
+            before[phase.kind] += phase.rounds
     return rounds

@@ -1,0 +1,111 @@
+"""Baselines do what their names say: which part moves, which is shared, and that the steps are as many."""
+
+import json
+
+import pytest
+import torch
+
+from tavit_flwr.config import compose
+from tavit_flwr.errors import ConfigError
+from tavit_flwr.models import preset
+from tavit_flwr.models.stored import load_parts
+from tavit_flwr.server.check import check_experiment
+from tavit_flwr.server.initial import initial_weights
+from tavit_flwr.server.schedule import plan
+
+pytestmark = pytest.mark.timeout(120)
+
+SPLIT = ["multi", "single", "joint", "no-body", "fixed-body", "convolutional"]
+
+
+@pytest.fixture
+def baseline(tiny):
+    """Compose a baseline at the size of the tiny experiment."""
+
+    def make(name, *overrides):
+        own = ["model=tiny", "data.crop=32", "data.batch_size=1", "evaluation.stride=32", "schedule=tiny"]
+        return tiny(f"experiment={name}", *own, "clients=[denoise,deblock]", *overrides)
+
+    return make
+
+
+def moved(before, after):
+    """Parts of which some tensor has changed, as ``part/owner``."""
+    assert set(before) == set(after)
+    return {name.rsplit("/", 1)[0] for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize(
+    ("name", "moving"),
+    [
+        ("multi", {"body/natural"}),
+        ("single", {"body/denoise", "body/deblock"}),
+        ("joint", {"body/natural"}),
+        ("convolutional", {"body/natural"}),
+        ("fixed-body", set()),
+        ("no-body", set()),
+    ],
+)
+def test_what_moves(baseline, fake_grid, run, tmp_path, name, moving):
+    config = baseline(name)
+    before = initial_weights(config).flat()
+    checkpoint = run(config, tmp_path / "out", fake_grid(2))
+    clients = {f"{part}/{task}" for part in ("head", "tail") for task in config.tasks}
+    assert moved(before, checkpoint.weights) == clients | moving
+    assert any(key.startswith("body/") for key in before) == (name != "no-body")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["steps"] == 2 * 2 * 3
+    assert set(results["tasks"]) == {"denoise", "deblock"}
+    load_parts(tmp_path / "out", "denoise")
+
+
+@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize("schedule", ["demo", "paper"])
+def test_all_baselines_make_the_same_client_steps_in_the_same_rounds(name, schedule):
+    def rounds(name):
+        plans = plan(compose([f"experiment={name}", f"schedule={schedule}"]).schedule)
+        return [(one.cycle, one.steps, one.ends_phase, one.half_cycle, one.progress) for one in plans]
+
+    assert rounds(name) == rounds("multi")
+
+
+def test_no_body_gives_back_what_it_gets(baseline, fake_grid, run, tmp_path):
+    parts = preset("tiny", body_kind="identity")
+    config = baseline("no-body")
+    assert initial_weights(config).bodies == {"natural": {}}
+    run(config, tmp_path / "out", fake_grid(2))
+    loaded = load_parts(tmp_path / "out", "deblock")
+    assert loaded.preset == parts
+    smashed = torch.rand(1, parts.body_dim, 8, 8)
+    assert torch.equal(loaded.body(smashed), smashed)
+
+
+def test_nothing_to_train_is_refused():
+    config = compose("experiment=no-body schedule.every_phase=task-agnostic")
+    with pytest.raises(ConfigError, match="identity has nothing to train"):
+        check_experiment(config, simulated=True)
+
+
+def test_a_resumed_run_without_a_body_equals_one_that_was_not_stopped(baseline, fake_grid, run, tmp_path):
+    config = baseline("no-body")
+    whole = run(config, tmp_path / "whole", fake_grid(2))
+    run(config, tmp_path / "stopped", fake_grid(2), rounds=1)
+    resumed = run(config, tmp_path / "stopped", fake_grid(2), resume=True)
+    assert moved(whole.weights, resumed.weights) == set()
+
+
+def test_phases_of_one_kind_draw_different_batches():
+    plans = plan(compose("experiment=joint schedule=tiny").schedule)
+    assert [(one.phase, one.round) for one in plans] == [("joint", 1), ("joint", 2)]
+    usual = plan(compose("experiment=multi schedule=demo").schedule)
+    assert [one.round for one in usual] == [1, 2, 1, 1, 2, 1]
+
+
+def test_splitfed_averages_the_clients_of_its_task_and_alone_is_joint(baseline, fake_grid, run, tmp_path):
+    assert set(compose("experiment=splitfed").clients) == {"denoise"}
+    one = run(baseline("splitfed", "clients=[denoise]"), tmp_path / "one", fake_grid(1))
+    joint = run(baseline("joint", "clients=[denoise]"), tmp_path / "joint", fake_grid(1))
+    assert moved(one.weights, joint.weights) == set()
+    two = run(baseline("splitfed", "clients=[denoise,denoise]"), tmp_path / "two", fake_grid(2))
+    assert {key.split("/")[1] for key in two.weights} == {"denoise", "natural"}
+    assert two.state.versions == {"p0000": 2, "p0001": 2}
