@@ -25,7 +25,7 @@ from tavit_flwr.errors import ConfigError, TavitError
 from tavit_flwr.files import write_json
 
 #: Keys that do not change what a job computes.
-_INCIDENTAL = ("output_dir", "resume", "keep_checkpoints")
+_INCIDENTAL = ("output_dir", "resume", "keep_checkpoints", "tensorboard")
 
 #: As many simulated clients run at once by default, at most.
 AT_ONCE = 8

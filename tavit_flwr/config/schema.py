@@ -154,6 +154,7 @@ class TavitConfig:
     output_dir: str = ""
     resume: bool = False
     keep_checkpoints: int = 3
+    tensorboard: bool = False
     initial_weights: str = ""
     initial_fresh: list[str] = field(default_factory=list)
     clients: list[str] = field(default_factory=list)

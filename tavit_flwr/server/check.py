@@ -14,6 +14,7 @@ from tavit_flwr.degrade import degradation
 from tavit_flwr.errors import ConfigError
 from tavit_flwr.server.given_weights import find_given
 from tavit_flwr.server.initial import preset_of, step_shape
+from tavit_flwr.server.scalars import check_installed
 from tavit_flwr.wire.frames import MAX_HEADER_BYTES
 
 logger = logging.getLogger("flwr")
@@ -43,6 +44,8 @@ def check_experiment(config: TavitConfig, *, simulated: bool) -> None:
             "no task-agnostic phase, as an identity has nothing to train", f"phases {kinds}",
             "configuration key 'schedule.phases'", "schedule.every_phase=task-specific",
         )  # fmt: skip
+    if config.tensorboard:
+        check_installed()
     for task in config.tasks:
         _check_degradation(config, task)
         if simulated:

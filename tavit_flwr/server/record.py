@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from tavit_flwr.config import TavitConfig, to_dict
 from tavit_flwr.files import write_whole
@@ -23,7 +24,7 @@ logger = logging.getLogger("flwr")
 
 
 class RunRecord:
-    """Keeps a run's state, in memory and in its output folder.
+    """Keeps a run's state, in memory and in its output folder; a context that counts its seconds and closes its files.
 
     Parameters
     ----------
@@ -51,13 +52,16 @@ class RunRecord:
         self.start = self.state.round
         self._checkpoints = output_dir / "checkpoints"
         self._page = output_dir / "report.html"
-        self._report = Report(output_dir, self.state.history, self.state.totals)
+        self._report = Report(output_dir, self.state.history, self.state.totals, tensorboard=config.tensorboard)
         self._clock = time.monotonic()
         self._round_began = 0.0
 
-    def start_clock(self) -> None:
-        """Count seconds from now on."""
+    def __enter__(self) -> Self:
         self._clock = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._report.close()
 
     def open(self) -> None:
         """Begin the files, when it is known that the run can begin; a new run sets earlier checkpoints aside."""

@@ -15,6 +15,7 @@ from tavit_flwr.files import write_json
 from tavit_flwr.payloads import set_metric
 from tavit_flwr.server.replies import Reply
 from tavit_flwr.server.rounds import Round
+from tavit_flwr.server.scalars import Scalars
 from tavit_flwr.server.schedule import RoundPlan
 
 logger = logging.getLogger("flwr")
@@ -35,13 +36,19 @@ class Report:
         Lines of the run so far; a resumed run rewrites the file from them. Grows in place.
     totals : dict
         Steps, bytes and seconds so far. Grows in place.
+    tensorboard : bool
+        Whether the lines are also written as TensorBoard's scalars, into ``tensorboard``.
     """
 
-    def __init__(self, folder: Path, history: list[dict[str, Any]], totals: dict[str, float]) -> None:
+    def __init__(
+        self, folder: Path, history: list[dict[str, Any]], totals: dict[str, float], *, tensorboard: bool = False
+    ) -> None:
         self.history = history
         self._totals = totals
         self._folder = folder
         self._lines = folder / "metrics.jsonl"
+        self._tensorboard = tensorboard
+        self._scalars: Scalars | None = None
 
     def open(self) -> None:
         """Begin the files: earlier results are not this run's, and lines of rounds that were not saved are dropped.
@@ -55,6 +62,13 @@ class Report:
             self._folder.mkdir(parents=True, exist_ok=True)
             (self._folder / "results.json").unlink(missing_ok=True)
             self._lines.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in self.history))
+            if self._tensorboard:
+                self._scalars = Scalars(self._folder / "tensorboard", self.history)
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if self._scalars is not None:
+            self._scalars.close()
 
     def count(self, amounts: Mapping[str, float]) -> None:
         """Add to the totals."""
@@ -154,6 +168,8 @@ class Report:
         self.history.append(line)
         with _written(self._folder), self._lines.open("a") as handle:
             handle.write(json.dumps(line, sort_keys=True) + "\n")
+            if self._scalars is not None:
+                self._scalars.add(line)
 
 
 @contextmanager

@@ -117,8 +117,7 @@ class TAViT(Strategy):
         timeout_s = self.config.federation.round_timeout_s if timeout is None else timeout
         self._weights = Weights.from_arrays(initial_arrays)
         load_weights(self._hosts, self._weights, self.config)
-        self._record.start_clock()
-        with BodyService(self.config.wire, self.config.compute.server_threads) as service:
+        with BodyService(self.config.wire, self.config.compute.server_threads) as service, self._record:
             self._opener = RoundOpener(
                 service, self._hosts, self.config, to_json(self.config), self.state.run_key, step_shape(self.config)
             )

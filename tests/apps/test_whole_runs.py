@@ -58,7 +58,7 @@ def test_a_tiny_run_leaves_what_it_promises(fake_grid, tiny, tmp_path, run, capl
     caplog.set_level(logging.INFO, "flwr")
     out = tmp_path / "out"
     grid = fake_grid(2)
-    checkpoint = run(tiny("schedule.evaluate_first=true", "evaluation.pictures=true"), out, grid)
+    checkpoint = run(tiny("schedule.evaluate_first=true", "evaluation.pictures=true", "tensorboard=true"), out, grid)
     results = json.loads((out / "results.json").read_text())
     assert set(results["tasks"]) == {"denoise", "deblock"}
     for scores in results["tasks"].values():
@@ -78,6 +78,7 @@ def test_a_tiny_run_leaves_what_it_promises(fake_grid, tiny, tmp_path, run, capl
         + [("train", 2, "task-agnostic", 1.0, task) for task in ("denoise", "deblock")]
         + [("evaluate", 2, "task-agnostic", 1.0, task) for task in ("denoise", "deblock")]
     )
+    assert list((out / "tensorboard").glob("events.out.tfevents.*"))
     assert [path.name for path in sorted((out / "checkpoints").iterdir())] == ["round-000001", "round-000002"]
     assert checkpoint.state.round == 2
     assert checkpoint.state.versions == {"p0000": 1, "p0001": 1}
