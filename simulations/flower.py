@@ -166,6 +166,9 @@ class Flower:
 def local_flower(home: Path, environment: Mapping[str, str] | None = None) -> Iterator[Flower]:
     """Start a SuperLink in simulation mode, and stop it and all it started at the end.
 
+    What still runs in this home is ended first: a predecessor that was killed could not stop it, and it would write
+    into the same output folder.
+
     Parameters
     ----------
     home : Path
@@ -179,6 +182,7 @@ def local_flower(home: Path, environment: Mapping[str, str] | None = None) -> It
         When the SuperLink does not come up within a minute.
     """
     home.mkdir(parents=True, exist_ok=True)
+    end_all(home)
     port, control_port = free_port(), free_port()
     ports = {"FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port), "FLWR_LOCAL_CONTROL_API_PORT": str(control_port)}
     flower = Flower(home, ports | dict(environment or {}))

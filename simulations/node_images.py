@@ -1,7 +1,11 @@
-"""Image folders for the nodes of a federation on this machine: tiles of the bundled photographs, each with one node."""
+"""Image folders for the nodes of a federation on this machine: tiles of the bundled photographs, each with one node.
+
+``python -m simulations.node_images FOLDER...`` deals them out among folders.
+"""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from PIL import Image
@@ -49,3 +53,15 @@ def _tiles(sample: Sample) -> list[tuple[int, int, Image.Image]]:
         for top in range(0, image.height - TILE_PX + 1, TILE_PX)
         for left in range(0, image.width - TILE_PX + 1, TILE_PX)
     ]
+
+
+def main() -> None:
+    """Make the folders of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="is made, one a node")
+    for folder, images in deal_images(parser.parse_args().folders).items():
+        print(f"{images} images in {folder}")
+
+
+if __name__ == "__main__":
+    main()

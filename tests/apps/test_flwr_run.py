@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import subprocess
 
 import pytest
 
@@ -17,7 +19,9 @@ def runs(tmp_path_factory):
     """A stopped and resumed run is checked elsewhere; here, one run at two slots and one at Flower's default."""
     home = tmp_path_factory.mktemp("flower")
     outcomes = {}
+    left = subprocess.Popen(["sleep", "600"], env={**os.environ, "FLWR_HOME": str(home / "flwr")})
     with local_flower(home / "flwr", {"TAVIT_STATE_DIR": str(home / "state")}) as flower:
+        assert left.wait(5) == -signal.SIGKILL  # what a predecessor left in this home would write into its folders
         for name, clients in (("together", 2), ("default", None)):
             outcomes[name] = flower.run(f"{SMALL} output_dir={home / name}", clients, timeout_s=180)
         outcomes["refused"] = flower.run(f"{SMALL} data=folder", 2, timeout_s=60)
