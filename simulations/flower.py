@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,8 +151,12 @@ class Flower:
         """Ask ``flwr list`` how a run ended, waiting for its end until `deadline`."""
         command = ["flwr", "list", *self._at(), "--run-id", str(run_id), "--format", "json"]
         while True:
-            answer = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60, check=False)
-            runs = json.loads(answer.stdout or "{}").get("runs") or []
+            text = ""
+            with suppress(subprocess.TimeoutExpired):  # a crowded machine: ask again until the deadline
+                text = subprocess.run(
+                    command, env=self.env, capture_output=True, text=True, timeout=60, check=False
+                ).stdout
+            runs = json.loads(text or "{}").get("runs") or []
             status = str(runs[0].get("status", "unknown")) if runs else "unknown"
             if status.startswith("finished") or time.monotonic() > deadline:
                 return status
