@@ -83,6 +83,7 @@ class Flower:
         overrides: str,
         clients: int | None = None,
         *,
+        app: Path = ROOT,
         timeout_s: float = 1800,
         on_line: Callable[[str], None] = lambda line: None,
     ) -> RunOutcome:
@@ -94,6 +95,8 @@ class Flower:
             Hydra overrides, as in ``flwr run . --run-config "hydra='...'"``.
         clients : int, optional
             Simulated nodes that run at once; None keeps Flower's default federation.
+        app : Path
+            Another app that takes the same overrides.
         timeout_s : float
             After which the run is stopped.
         on_line : callable
@@ -105,7 +108,7 @@ class Flower:
             When Flower does not accept the run, or it takes longer than `timeout_s`.
         """
         options = ["--federation-config", federation_config(clients)] if clients is not None else []
-        return self.run_app(ROOT, {"hydra": overrides}, options, timeout_s=timeout_s, on_line=on_line)
+        return self.run_app(app, {"hydra": overrides}, options, timeout_s=timeout_s, on_line=on_line)
 
     def run_app(
         self,

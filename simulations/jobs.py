@@ -27,6 +27,9 @@ from tavit_flwr.files import write_json
 #: Keys that do not change what a job computes.
 _INCIDENTAL = ("output_dir", "resume", "keep_checkpoints", "tensorboard")
 
+#: The app of the experiments that do not split the model.
+WHOLE = ROOT / "simulations" / "whole"
+
 #: As many simulated clients run at once by default, at most.
 AT_ONCE = 8
 
@@ -121,13 +124,17 @@ class Job:
         resume = (self.folder / "checkpoints").is_dir() and any((self.folder / "checkpoints").glob("round-*"))
         words = [*self.words, override("output_dir", self.folder), *(["resume=true"] if resume else [])]
         at_once = min(len(self.config.clients), AT_ONCE)
+        environment = {"TAVIT_STATE_DIR": str(self.folder / "state")}
+        if whole := self.config.federation.strategy != "tavit":  # that app imports this package and `simulations`
+            environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         with (
             (self.folder / "flwr.log").open("a") as log,
-            local_flower(self.folder / "flwr", {"TAVIT_STATE_DIR": str(self.folder / "state")}) as flower,
+            local_flower(self.folder / "flwr", environment) as flower,
         ):
             return flower.run(
-                shlex.join(words), at_once, timeout_s=timeout_s, on_line=lambda line: print(line, file=log, flush=True)
-            )
+                shlex.join(words), at_once, app=WHOLE if whole else ROOT, timeout_s=timeout_s,
+                on_line=lambda line: print(line, file=log, flush=True),
+            )  # fmt: skip
 
     def _keep(self) -> None:
         write_json(self.folder / "job.json", self.record | {"config": to_dict(self.config)})

@@ -9,6 +9,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from tavit_flwr.config import TavitConfig, compose, to_dict
+from tavit_flwr.errors import ConfigError
 from tavit_flwr.server.aggregation import Weights
 from tavit_flwr.server.check import check_experiment, warn_of_shared_photographs
 from tavit_flwr.server.checkpoint import check_same_experiment, latest
@@ -22,6 +23,11 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment that ``--run-config "hydra='...'"`` names."""
     config = compose(str(context.run_config.get("hydra", "")))
+    if config.federation.strategy != "tavit":
+        raise ConfigError(
+            "federation.strategy=tavit, as this app splits models", repr(config.federation.strategy),
+            "configuration key 'federation.strategy'", "whole models are run by python -m simulations.run",
+        )  # fmt: skip
     check_experiment(config, simulated=simulated(grid))
     if not simulated(grid):
         warn_of_shared_photographs(config)

@@ -81,7 +81,7 @@ class Training:
     def run(self, carrier: Carrier) -> None:
         """Do the steps that are left."""
         session = ClientSession(
-            self._head, self._tail, self._optimiser, _batches(self._workshop, self._order), self._phase,
+            self._head, self._tail, self._optimiser, batches_of(self._workshop, self._order), self._phase,
             self._workshop.where(self._order),
         )  # fmt: skip
         session.run(carrier, self._order.steps, self._outcome)
@@ -125,7 +125,8 @@ def _store(workshop: Workshop, order: Order) -> PrivateStore:
     return PrivateStore(workshop.node.state_dir, order.run_key, workshop.node.client)
 
 
-def _batches(workshop: Workshop, order: Order) -> Batches:
+def batches_of(workshop: Workshop, order: Order) -> Batches:
+    """Draw a session's minibatches: each is a function of client, cycle, phase, round and step."""
     data = workshop.config.data
     stream = BatchStream(
         workshop.data.train,

@@ -114,6 +114,8 @@ class WireConfig:
 class FederationConfig:
     """Who takes part: deadlines, quorum, cohort size, and how heads and tails are averaged."""
 
+    strategy: str = "tavit"  # tavit | fedavg | fedprox: the last two average whole models, see simulations/whole
+    proximal_mu: float = 0.0  # FedProx's
     average: str = "uniform"  # uniform | examples
     enrol_timeout_s: float = 120.0
     late_timeout_s: float = 20.0

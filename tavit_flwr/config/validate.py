@@ -24,6 +24,7 @@ _PHASE_KINDS = ("task-specific", "task-agnostic", "joint")
 
 _CHOICES = {
     "data.source": SOURCES,
+    "federation.strategy": ("tavit", "fedavg", "fedprox"),
     "federation.average": ("uniform", "examples"),
     "federation.cohort": ("auto", "all"),
     "optimiser.client.name": ("adam", "sgd"),
@@ -40,7 +41,7 @@ _ABOVE_ZERO = (
     "federation.wait_for_nodes_s", "federation.enrol_timeout_s", "federation.late_timeout_s", "federation.min_nodes",
     "keep_checkpoints",
 )  # fmt: skip
-_ZERO_OR_MORE = ("model.time_step", "compute.client_threads", "compute.server_threads")
+_ZERO_OR_MORE = ("model.time_step", "federation.proximal_mu", "compute.client_threads", "compute.server_threads")
 _FRACTIONS = ("federation.quorum", "federation.fraction")
 _BETAS = tuple(f"optimiser.{side}.beta{number}" for side in ("client", "server") for number in (1, 2))
 

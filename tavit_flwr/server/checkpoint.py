@@ -23,7 +23,9 @@ _NAME = re.compile(r"^round-(\d{6})$")
 #: Keys of the configuration that may differ between a run and its resumption.
 _FREE_KEYS = frozenset({"resume", "output_dir", "keep_checkpoints", "name", "tensorboard"})
 _FREE_GROUPS = frozenset({"wire", "compute", "federation"})
-_BOUND_KEYS = frozenset({"wire.minibatches_per_message", "federation.average", "federation.fraction"})
+_BOUND_KEYS = frozenset({"wire.minibatches_per_message"}) | {
+    f"federation.{key}" for key in ("average", "fraction", "strategy", "proximal_mu")
+}
 
 
 @dataclass

@@ -31,8 +31,9 @@ def flower(monkeypatch):
     asked = []
 
     class Fake:
-        def run(self, overrides, clients, **options):
+        def run(self, overrides, clients, *, app, **options):
             asked.append(overrides)
+            fake.apps.append(app)
             folder = jobs.Path(overrides.partition("output_dir=")[2].split("'")[3])
             if fake.fails:
                 raise SessionError("a run", "none")
@@ -40,10 +41,11 @@ def flower(monkeypatch):
             return COMPLETED
 
     fake = Fake()
-    fake.fails = False
+    fake.fails, fake.apps, fake.environments = False, [], []
 
     @contextmanager
     def start(home, environment):
+        fake.environments.append(environment)
         yield fake
 
     monkeypatch.setattr(jobs, "local_flower", start)
@@ -76,6 +78,15 @@ def test_a_finished_job_is_not_run_again(tmp_path, flower):
     assert len(asked) == 1
     assert again["already"]
     assert again["psnr_gain_db"] == pytest.approx(2.5)
+
+
+def test_whole_models_are_an_app_of_their_own(tmp_path, flower):
+    fake, _ = flower
+    Job.of(["experiment=multi", "clients=[denoise]"], tmp_path).run("one")
+    Job.of(["experiment=fedprox", "clients=[denoise]"], tmp_path).run("one")
+    assert fake.apps == [ROOT, ROOT / "simulations" / "whole"]
+    assert "PYTHONPATH" not in fake.environments[0]
+    assert fake.environments[1]["PYTHONPATH"].split(jobs.os.pathsep)[0] == str(ROOT)
 
 
 def test_a_stopped_job_is_continued(tmp_path, flower):
