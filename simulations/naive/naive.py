@@ -21,7 +21,8 @@ from tavit_flwr.split.client_side import head_backward, head_forward, tail_forwa
 from tavit_flwr.split.phases import set_moving
 from tavit_flwr.split.server_side import body_backward, body_forward
 
-client, server = ClientApp(), ServerApp()
+client = ClientApp()
+server = ServerApp()
 _LR, _SEED = 1e-3, 0
 
 
