@@ -64,6 +64,13 @@ class Cohort:
         Deadlines of the first turn and of every later one.
     quorum : float
         Least fraction of the invited members.
+
+    Attributes
+    ----------
+    left : dict
+        Client to why it was left out.
+    body_s : float
+        Seconds that the body computed.
     """
 
     def __init__(
@@ -94,6 +101,7 @@ class Cohort:
         self._steps_done = 0
         self._failure: TavitError | None = None
         self.left: dict[str, str] = {}
+        self.body_s = 0.0
 
     def take_turn(self, client: str, gradient: Tensor | None, smashed: Tensor | None) -> TurnResult:
         """Bring tensors to the turn under way and wait for its result.
@@ -190,6 +198,7 @@ class Cohort:
     def _finish_turn(self) -> None:
         """Step and run forward; called with the lock held, by the member that came last."""
         turn, order = self._turn, sorted(self._active)
+        began = time.monotonic()
         try:
             gradients = self._step(turn.gradients) if turn.gradients else {}
             features = self._forward(turn.smashed, order) if turn.smashed else {}
@@ -197,6 +206,7 @@ class Cohort:
             self._failure = error
         else:
             self._results = {client: TurnResult(features.get(client), gradients.get(client)) for client in order}
+        self.body_s += time.monotonic() - began
         self._turn = _Turn(number=turn.number + 1)
         self._changed.notify_all()
 

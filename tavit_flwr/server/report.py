@@ -94,6 +94,9 @@ class Report:
             }  # fmt: skip
             for key in _LOSSES_AND_TIMES:
                 line[key.replace("-", "_")] = sum(reply.metrics[key] for reply in replies) / len(replies)
+            own = [opened.sessions[reply.participant.node_id][1] for reply in replies]
+            line["server_s"] = sum(session.exchange.answering_s for session in own) / len(own)
+            line["body_s"] = sum(session.body_s for session in own) / len(own)
             self._add(line)
             fresh = [reply.participant.client for reply in replies if reply.metrics["fresh-moments"]]
             if fresh:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,7 @@ def serve(session: Session, channel: Channel, work: Work) -> None:
     TavitError
         When the client leaves, sends something unusable or nothing in time, or its cohort ends.
     """
+    work = _counted(session, work)
     if session.phase == EVALUATE:
         _serve_evaluation(session, channel, work)
     elif session.cohort is None:
@@ -111,6 +113,22 @@ def _serve_evaluation(session: Session, channel: Channel, work: Work) -> None:
         body_pass = work(session.host.forward_frozen, payload.smashed, input_gradient=False)
         channel.answer(Features(step, body_pass.sent))
         session.steps_done = step + 1
+
+
+def _counted(session: Session, work: Work) -> Work:
+    """Count the seconds of the work itself, without those in which it waits for a worker."""
+
+    def run(function: Callable[..., object], *args: object, **options: object) -> object:
+        def timed() -> object:
+            began = time.monotonic()
+            try:
+                return function(*args, **options)
+            finally:
+                session.alone_s += time.monotonic() - began
+
+        return work(timed)
+
+    return run
 
 
 def _there(tensor: Tensor | None, what: str, session: Session, step: int) -> Tensor:

@@ -43,6 +43,8 @@ class Session:
         Unix time of its first frame; 0 before.
     steps_done : int
         Steps that were finished.
+    alone_s : float
+        Seconds that the body computed for this session alone.
     error : str
         Why the session ended early, if it did.
     """
@@ -59,12 +61,18 @@ class Session:
     instance: str = ""
     began: float = 0.0
     steps_done: int = 0
+    alone_s: float = 0.0
     error: str = ""
 
     @property
     def ledger(self) -> Ledger:
         """Bytes and frames of this session, as the server sees them."""
         return self.exchange.ledger
+
+    @property
+    def body_s(self) -> float:
+        """Seconds that the body computed for this session: alone, or together with its cohort."""
+        return self.alone_s if self.cohort is None else self.cohort.body_s
 
     def give_up(self, reason: str) -> None:
         """End it from outside; its cohort goes on without it."""

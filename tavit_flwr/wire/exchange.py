@@ -23,10 +23,14 @@ class Exchange:
     ----------
     ledger : Ledger
         Frames that transports brought and took; those that came or went again are named so.
+    answering_s : float
+        Seconds between requests and their answers, in all.
     """
 
     def __init__(self) -> None:
         self.ledger = Ledger()
+        self.answering_s = 0.0
+        self._asked = 0.0
         self._changed = threading.Condition()
         self._holder: Attachment | None = None
         self._attached = 0
@@ -103,6 +107,7 @@ class Exchange:
         with self._changed:
             self._answer = frame
             self._alive = time.monotonic()
+            self.answering_s += self._alive - self._asked
             holder = self._holder
             self._changed.notify_all()
         if holder is not None:
@@ -146,6 +151,7 @@ class Exchange:
             if self._identity is not None and self._answer is None:
                 raise ProtocolError("one request at a time", "another before the answer")
             self._identity, self._request, self._answer, self._taken = name or object(), frame, None, False
+            self._asked = self._alive
             self._changed.notify_all()
 
     def _take(self, attachment: Attachment, timeout_s: float, sent: bool) -> bytes | None:

@@ -78,6 +78,9 @@ def test_a_tiny_run_leaves_what_it_promises(fake_grid, tiny, tmp_path, run, capl
         + [("train", 2, "task-agnostic", 1.0, task) for task in ("denoise", "deblock")]
         + [("evaluate", 2, "task-agnostic", 1.0, task) for task in ("denoise", "deblock")]
     )
+    for line in lines(out):
+        if line["event"] == "train":
+            assert 0 < line["body_s"] <= line["server_s"] <= line["compute_s"] + line["wait_s"]
     assert list((out / "tensorboard").glob("events.out.tfevents.*"))
     assert [path.name for path in sorted((out / "checkpoints").iterdir())] == ["round-000001", "round-000002"]
     assert checkpoint.state.round == 2

@@ -72,7 +72,7 @@ def render(
             shape.traffic(history), ("up", "down"), title="MiB up and down by phase", unit="MiB"
         ),
         times=charts.bars(
-            shape.times(history), ("clients compute", "clients wait for body and wire", "Flower and the rest"),
+            shape.times(history), shape.PLACES,
             title="seconds by phase and place", unit="s",
         ),
         who_rounds=who_rounds, who=who, problems=problems, provenance=_provenance(),

@@ -79,21 +79,31 @@ def traffic(history: Sequence[Line]) -> list[tuple[str, tuple[float, float]]]:
     return [(phase, (up, down)) for phase, (up, down) in rows.items()]
 
 
-def times(history: Sequence[Line]) -> list[tuple[str, tuple[float, float, float]]]:
-    """Seconds of each phase's rounds: clients' computing, their waiting for body and wire, Flower and the rest.
+#: Where a round's seconds go: see `times`.
+PLACES = ("clients compute", "wire", "waiting on the server", "server computes", "Flower and the rest")
 
-    Clients run side by side, so their means over a round's clients are taken.
+
+def times(history: Sequence[Line]) -> list[tuple[str, tuple[float, ...]]]:
+    """Seconds of each phase's rounds by `PLACES`.
+
+    Clients run side by side, so means over a round's clients are taken. What a client waits is spent on the wire and,
+    between a request and its answer, on the server: there the body computes, or the session waits for its cohort or
+    for a core.
     """
     rows: dict[str, list[float]] = {}
     for phase, wall_s, lines in _rounds(history):
         clients = sum(len(line["clients"]) for line in lines)
-        compute_s, wait_s = (
-            sum(line[key] * len(line["clients"]) for line in lines) / max(1, clients) for key in ("compute_s", "wait_s")
+        compute_s, wait_s, server_s, body_s = (
+            sum(line.get(key, 0.0) * len(line["clients"]) for line in lines) / max(1, clients)
+            for key in ("compute_s", "wait_s", "server_s", "body_s")
         )
-        row = rows.setdefault(phase, [0.0, 0.0, 0.0])
-        for place, value in enumerate((compute_s, wait_s, max(0.0, wall_s - compute_s - wait_s))):
+        server_s = min(server_s, wait_s)  # clients that compute meanwhile do not wait
+        body_s = min(body_s, server_s)
+        rest_s = max(0.0, wall_s - compute_s - wait_s)
+        row = rows.setdefault(phase, [0.0] * len(PLACES))
+        for place, value in enumerate((compute_s, wait_s - server_s, server_s - body_s, body_s, rest_s)):
             row[place] += value
-    return [(phase, (compute, wait, rest)) for phase, (compute, wait, rest) in rows.items()]
+    return [(phase, tuple(row)) for phase, row in rows.items()]
 
 
 def _by_task(history: Sequence[Line], event: str) -> dict[str, list[Line]]:

@@ -12,6 +12,7 @@ from PIL import Image
 from tavit_flwr.config import compose, to_dict
 from tavit_flwr.server.page import read_pictures, render
 from tavit_flwr.server.page.charts import Series, bars, lines
+from tavit_flwr.server.page.shape import times
 
 CONFIG = to_dict(compose("experiment=tiny"))
 
@@ -28,7 +29,8 @@ def history(tasks=("denoise", "deblock"), clients=1, rounds=2, left_out=()):
                     "event": "train", "round": number, "cycle": number / 2, "phase": phase, "task": task,
                     "clients": [f"{task}-{index}" for index in range(clients)], "round_bytes_up": 3 * 2**20,
                     "round_bytes_down": 2**20, "round_wall_s": 9.0, "round_session_s": 8.0, "compute_s": 5.0,
-                    "wait_s": 2.0, "loss_first": 0.2, "loss_last": 0.1, "loss_mean": 0.1 / number,
+                    "wait_s": 2.0, "server_s": 1.5, "body_s": 0.5, "loss_first": 0.2, "loss_last": 0.1,
+                    "loss_mean": 0.1 / number,
                     "left_out": list(left_out),
                 }
             )  # fmt: skip
@@ -181,3 +183,16 @@ def test_a_real_browser_runs_it_without_complaint(tmp_path):
     )  # fmt: skip
     title = re.search(r"<title>(.*?)</title>", found.stdout).group(1)
     assert json.loads(title) == {"at": "20%", "fits": True, "charts": 5}
+
+
+def test_seconds_by_place_add_up_to_the_wall():
+    specific, agnostic = times(history(rounds=3))
+    assert specific == ("task-specific", (10.0, 1.0, 2.0, 1.0, 4.0))  # two of the three rounds
+    assert sum(agnostic[1]) == 9.0
+
+
+def test_the_server_is_not_charged_while_clients_compute():
+    lines = [
+        line | {"server_s": 6.0, "body_s": 4.0} if line["event"] == "train" else line for line in history(rounds=1)
+    ]
+    assert times(lines) == [("task-specific", (5.0, 0.0, 0.0, 2.0, 2.0))]
