@@ -1,0 +1,50 @@
+"""Simulated clients on the machines of a Ray cluster: two Ray nodes, here as processes of one machine."""
+
+import json
+
+import pytest
+
+from simulations.flower import ROOT, local_flower
+from simulations.processes import free_port
+
+ray_cluster = pytest.importorskip("ray.cluster_utils")
+
+
+@pytest.fixture
+def cluster(monkeypatch, tmp_path):
+    """Two nodes with room for one client each; each has a state folder of its own, which it alone knows."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    made = ray_cluster.Cluster()
+    try:
+        for name in ("one", "two"):
+            monkeypatch.setenv("TAVIT_STATE_DIR", str(tmp_path / name))
+            made.add_node(num_cpus=1, include_dashboard=False, object_store_memory=80 * 2**20)
+        monkeypatch.setenv("TAVIT_STATE_DIR", str(tmp_path / "neither"))
+        made.wait_for_nodes(60)
+        yield made
+    finally:
+        made.shutdown()
+
+
+@pytest.mark.slow
+def test_clients_run_on_both_nodes_of_a_cluster(cluster, tmp_path):
+    with local_flower(tmp_path / "flwr", {"RAY_ADDRESS": cluster.address}) as flower:
+        port = free_port()
+        words = (
+            "experiment=tiny data.batch_size=1 evaluation.stride=32 evaluation.batch_size=128 federation.cohort=all "
+            f"wire.listen=127.0.0.1:{port} wire.advertise=localhost:{port} output_dir={tmp_path / 'run'}"
+        )
+        outcome = flower.run_app(
+            ROOT,
+            {"hydra": words},
+            ["--federation-config", "num-supernodes=2 client-resources-num-cpus=1"],
+            timeout_s=150,
+        )
+    assert outcome.completed, outcome.log[-3000:]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["left_out"] == [] for line in lines)
+    assert {client for line in lines if line["event"] == "train" for client in line["clients"]} == {"p0000", "p0001"}
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["body_steps"] == 3
+    assert list((tmp_path / "one").glob("*/*"))
+    assert list((tmp_path / "two").glob("*/*"))
+    assert not (tmp_path / "neither").exists()
