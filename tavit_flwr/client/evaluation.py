@@ -17,7 +17,7 @@ from tavit_flwr.client.store import PrivateStore
 from tavit_flwr.client.workshop import Workshop
 from tavit_flwr.data import held_out_pairs, labels_of
 from tavit_flwr.errors import DataError
-from tavit_flwr.models import Head, Tail
+from tavit_flwr.models import AnyHead, Tail
 from tavit_flwr.payloads import Close, Features, Smashed, set_metric
 from tavit_flwr.restoration import psnr_db, restore_tiled, ssim
 from tavit_flwr.restoration.metrics import MOST_DB, Channel
@@ -42,7 +42,7 @@ class SplitRestorer:
         Done before in the same session.
     """
 
-    def __init__(self, head: Head, tail: Tail, carrier: Carrier, batches: int = 0, windows: int = 0) -> None:
+    def __init__(self, head: AnyHead, tail: Tail, carrier: Carrier, batches: int = 0, windows: int = 0) -> None:
         set_moving(head, False)
         set_moving(tail, False)
         self._head = head
@@ -164,7 +164,7 @@ class Evaluation:
 class _Ahead:
     """In place of a restorer: sends what it would send, waits for nothing, restores nothing."""
 
-    def __init__(self, head: Head, carrier: AsksAhead, batches: int) -> None:
+    def __init__(self, head: AnyHead, carrier: AsksAhead, batches: int) -> None:
         set_moving(head, False)
         self._head = head
         self._carrier = carrier

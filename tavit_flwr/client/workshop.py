@@ -14,7 +14,7 @@ from tavit_flwr.config import TavitConfig, images_of
 from tavit_flwr.data import ClientData, load_client_data
 from tavit_flwr.degrade import Degrade, degradation
 from tavit_flwr.errors import DataError, SessionError
-from tavit_flwr.models import Head, Preset, Tail, build_head, build_tail, preset
+from tavit_flwr.models import AnyHead, Preset, Tail, build_head, build_tail, preset
 from tavit_flwr.split.devices import choose_device
 from tavit_flwr.wire.frames import Limits
 from tavit_flwr.wire.records import Order
@@ -80,7 +80,7 @@ class Workshop:
         with _told_by_key(self.node):
             self.data.check()
 
-    def parts(self, tensors: Mapping[str, Tensor]) -> tuple[Head, Tail]:
+    def parts(self, tensors: Mapping[str, Tensor]) -> tuple[AnyHead, Tail]:
         """Build this client's head and tail, fill them from ``head/...`` and ``tail/...``, put them on its device."""
         head = build_head(self.architecture, self.config.model.time_step)
         tail = build_tail(self.architecture)

@@ -4,12 +4,13 @@ from tavit_flwr.models.body import Body
 from tavit_flwr.models.head import Head, HeadOutput
 from tavit_flwr.models.initialise import initialise_part
 from tavit_flwr.models.official import load_official
-from tavit_flwr.models.parts import Parts, body_of, build_body, build_head, build_parts, build_tail
+from tavit_flwr.models.parts import AnyHead, Parts, body_of, build_body, build_head, build_parts, build_tail, head_of
 from tavit_flwr.models.presets import PRESETS, Preset, preset
 from tavit_flwr.models.tail import Tail
 
 __all__ = [
     "PRESETS",
+    "AnyHead",
     "Body",
     "Head",
     "HeadOutput",
@@ -21,6 +22,7 @@ __all__ = [
     "build_head",
     "build_parts",
     "build_tail",
+    "head_of",
     "initialise_part",
     "load_official",
     "preset",

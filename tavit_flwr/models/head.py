@@ -21,7 +21,8 @@ class HeadOutput(NamedTuple):
     local : tuple of Tensor
         What the tail needs from the head, never sent: the skips the tail uses, finest first, then the time embedding
         [B, E]. The paper's tail does not use the finest skip, so it is not among them there. Each carries a gradient
-        back to the head, the time embedding too: the head's `mlp` makes it and the tail's blocks use it.
+        back to the head, the time embedding too: the head's `mlp` makes it and the tail's blocks use it. Of a
+        permuting head also the order of the tokens, [B, T].
     """
 
     smashed: Tensor
@@ -80,7 +81,7 @@ class Head(nn.Module):
         ModelError
             If the shape does not fit, before any work.
         """
-        self._check(degraded_BCPP)
+        check_batch(degraded_BCPP, self.preset.scale)
         time_BE = self.mlp(sinusoidal_embedding(self.time_step, len(degraded_BCPP), self.preset.width, degraded_BCPP))
         x, skips = degraded_BCPP, []
         for stage in self.downs:
@@ -90,8 +91,9 @@ class Head(nn.Module):
         used = skips if self.preset.use_finest_skip else skips[1:]
         return HeadOutput(smashed, (*used, time_BE))
 
-    def _check(self, degraded: Tensor) -> None:
-        scale = self.preset.scale
-        fits = degraded.dim() == 4 and degraded.shape[1] == 3 and min(degraded.shape) > 0
-        if not fits or degraded.shape[2] % scale or degraded.shape[3] % scale:
-            raise ModelError(f"a batch [B, 3, P, P] with sides multiples of {scale}", str(list(degraded.shape)), "head")
+
+def check_batch(degraded: Tensor, scale: int) -> None:
+    """Raise `ModelError` unless this is a batch of colour images whose sides are multiples of `scale`."""
+    fits = degraded.dim() == 4 and degraded.shape[1] == 3 and min(degraded.shape) > 0
+    if not fits or degraded.shape[2] % scale or degraded.shape[3] % scale:
+        raise ModelError(f"a batch [B, 3, P, P] with sides multiples of {scale}", str(list(degraded.shape)), "head")

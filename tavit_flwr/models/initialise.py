@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tavit_flwr.errors import ModelError
 from tavit_flwr.models.blocks import Rezero, ZeroConv2d
 from tavit_flwr.models.body import Body
+from tavit_flwr.models.permuted import PermutedHead
 from tavit_flwr.seeding import generator
 
 _POSITION_STD = 0.02  # ours, the usual value for Vision Transformers
@@ -23,8 +24,9 @@ _POSITION_STD = 0.02  # ours, the usual value for Vision Transformers
 def initialise_part(part: nn.Module, seed: int, *path: str | int) -> None:
     """Set every weight of a part in place.
 
-    Convolutions and linear layers: uniform within ``1/sqrt(fan_in)``, weight and bias. Attention's projection in:
-    Xavier uniform; attention's biases 0. Norms: 1 and 0. Gates and `ZeroConv2d`: 0. Positions: normal, std 0.02.
+    Convolutions and linear layers: uniform within ``1/sqrt(fan_in)``, weight and bias; the fixed projection of a
+    `PermutedHead` likewise. Attention's projection in: Xavier uniform; attention's biases 0. Norms: 1 and 0. Gates and
+    `ZeroConv2d`: 0. Positions: normal, std 0.02.
     With a `ZeroConv2d` at the end of a tail no gradient passes it in the very first step: the step moves that
     convolution only, and everything learns from the second step on.
 
@@ -47,7 +49,7 @@ def initialise_part(part: nn.Module, seed: int, *path: str | int) -> None:
         start = f"{prefix}." if prefix else ""
         for name, value in _draw(module, start, seed, path).items():
             with torch.no_grad():
-                module.get_parameter(name).copy_(value)
+                getattr(module, name).copy_(value)
             covered.add(start + name)
     missing = [name for name, _ in part.named_parameters() if name not in covered]
     if missing:
@@ -76,6 +78,12 @@ def _draw(module: nn.Module, prefix: str, seed: int, path: tuple[str | int, ...]
         values = {
             "in_proj_weight": uniform("in_proj_weight", weight.shape, bound),
             "in_proj_bias": torch.zeros(bias.shape),
+        }
+    elif isinstance(module, PermutedHead):
+        draws = generator(seed, "init", *path, prefix + "key")
+        values = {
+            "weight": uniform("weight", module.weight.shape, 1.0 / math.sqrt(module.weight[0].numel())),
+            "key": torch.randint(2**24, (1,), generator=draws).float(),
         }
     elif isinstance(module, Body):
         draws = generator(seed, "init", *path, prefix + "pos_embedding")

@@ -13,11 +13,15 @@ from tavit_flwr.models.body import Body
 from tavit_flwr.models.head import Head
 from tavit_flwr.models.initialise import initialise_part
 from tavit_flwr.models.other_bodies import ConvolutionalBody, IdentityBody
+from tavit_flwr.models.permuted import PermutedHead
 from tavit_flwr.models.presets import Preset
 from tavit_flwr.models.presets import preset as find_preset
 from tavit_flwr.models.tail import Tail
 
 _Part = TypeVar("_Part", bound=nn.Module)
+
+#: A head of any kind, see `Preset`.
+AnyHead = Head | PermutedHead
 
 #: A body of any kind, see `Preset`.
 AnyBody = Body | ConvolutionalBody | IdentityBody
@@ -27,13 +31,18 @@ AnyBody = Body | ConvolutionalBody | IdentityBody
 class Parts:
     """A head, a body and a tail of one preset."""
 
-    head: Head
+    head: AnyHead
     body: AnyBody
     tail: Tail
     preset: Preset
 
 
-def build_head(preset: Preset, time_step: int = 0) -> Head:
+def head_of(preset: Preset, time_step: int = 0) -> AnyHead:
+    """Construct the kind of head that a preset asks for, with weights of torch's own."""
+    return PermutedHead(preset) if preset.head_kind == "permuted" else Head(preset, time_step)
+
+
+def build_head(preset: Preset, time_step: int = 0) -> AnyHead:
     """Build a head whose weights are all NaN until `initialise_part` or a state dict sets them.
 
     Cheap: nothing is drawn. NaN, so that a forgotten initialisation cannot pass for a trained or random model.
@@ -47,10 +56,10 @@ def build_head(preset: Preset, time_step: int = 0) -> Head:
 
     Returns
     -------
-    Head
+    Head or PermutedHead
         In train mode, on the CPU, float32.
     """
-    return _without_weights(lambda: Head(preset, time_step))
+    return _without_weights(lambda: head_of(preset, time_step))
 
 
 def body_of(preset: Preset) -> AnyBody:

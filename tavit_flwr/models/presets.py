@@ -10,7 +10,8 @@ from typing import Any
 
 from tavit_flwr.errors import ConfigError
 
-#: What a body may be, see `Preset`.
+#: What a head and a body may be, see `Preset`.
+HEAD_KINDS = ("unet", "permuted")
 BODY_KINDS = ("transformer", "convolutional", "identity")
 
 
@@ -42,6 +43,8 @@ class Preset:
         starts at the identity. Ours, not the paper's.
     use_finest_skip : bool
         Add the full-resolution skip before the last convolutions. Ours: the paper's tail leaves it unused.
+    head_kind : str
+        ``unet`` (paper); ``permuted``, a fixed patch embedding in random order, without skips: a baseline.
     body_kind : str
         ``transformer`` (paper); ``convolutional``, as many residual convolutions; ``identity``, no body at all. The
         last two are baselines.
@@ -65,6 +68,7 @@ class Preset:
     groups: int = 8
     global_residual: bool = False
     use_finest_skip: bool = False
+    head_kind: str = "unet"
     body_kind: str = "transformer"
 
     def __post_init__(self) -> None:
@@ -116,8 +120,9 @@ class Preset:
         for name in ("global_residual", "use_finest_skip"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}: true or false", repr(getattr(self, name)), self._where)
-        if self.body_kind not in BODY_KINDS:
-            raise ConfigError(f"body_kind: one of {', '.join(BODY_KINDS)}", repr(self.body_kind), self._where)
+        for key, kinds in (("head_kind", HEAD_KINDS), ("body_kind", BODY_KINDS)):
+            if getattr(self, key) not in kinds:
+                raise ConfigError(f"{key}: one of {', '.join(kinds)}", repr(getattr(self, key)), self._where)
         dropout: Any = self.body_dropout
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ConfigError("body_dropout: a number in [0, 1)", repr(dropout), self._where)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tavit_flwr.errors import ModelError
 from tavit_flwr.models.blocks import ConvBlock, Stage, Upsample, ZeroConv2d
+from tavit_flwr.models.permuted import restored_order
 from tavit_flwr.models.presets import Preset
 
 
@@ -32,7 +33,8 @@ class Tail(nn.Module):
         features_BDGG : Tensor
             The body's output, [B, D, G, G].
         local : sequence of Tensor
-            `HeadOutput.local` of the same batch: skips, finest first, then the time embedding [B, E].
+            `HeadOutput.local` of the same batch: skips, finest first, then the time embedding [B, E]; of a permuting
+            head the order of the tokens too, which is undone here.
         degraded_BCPP : Tensor
             The batch that the head saw, [B, 3, P, P] in [-1, 1]. Unused without `Preset.global_residual` (paper).
 
@@ -48,6 +50,9 @@ class Tail(nn.Module):
             If the shapes do not fit each other, before any work.
         """
         self._check(features_BDGG, local, degraded_BCPP)
+        if self.preset.head_kind == "permuted":
+            *local, order_BT = local
+            features_BDGG = restored_order(features_BDGG, order_BT)
         *skips, time_BE = local
         x = features_BDGG
         for stage in self.ups:
@@ -62,6 +67,8 @@ class Tail(nn.Module):
         batch, height, width = degraded.shape[0], degraded.shape[-2], degraded.shape[-1]
         expected = [[batch, channels, height >> level, width >> level] for level, channels in enumerate(preset.widths)]
         wanted = [expected[-1], *expected[0 if preset.use_finest_skip else 1 :], [batch, preset.width]]
+        if preset.head_kind == "permuted":
+            wanted.append([batch, expected[-1][2] * expected[-1][3]])
         got = [list(features.shape), *(list(tensor.shape) for tensor in local)]
         if list(degraded.shape) != [batch, 3, height, width] or got != wanted:
             raise ModelError(

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tavit_flwr.config import TavitConfig
-from tavit_flwr.models import Head, Preset, Tail, body_of
+from tavit_flwr.models import Preset, Tail, body_of, head_of
 from tavit_flwr.restoration import window_count
 from tavit_flwr.server.initial import preset_of, step_shape
 from tavit_flwr.server.schedule import plan
@@ -122,7 +122,7 @@ def estimate(config: TavitConfig) -> Cost:
 def part_costs(preset: Preset, crop: int) -> tuple[PartCost, PartCost, PartCost]:
     """Count head, body and tail for one crop, without allocating or computing anything."""
     with torch.device("meta"), torch.no_grad():
-        head, body, tail = Head(preset).eval(), body_of(preset).eval(), Tail(preset).eval()
+        head, body, tail = head_of(preset).eval(), body_of(preset).eval(), Tail(preset).eval()
         degraded = torch.empty(1, 3, crop, crop)
         with FlopCounterMode(display=False) as of_head:
             smashed, local = head(degraded)

@@ -108,7 +108,12 @@ def tail_forward_backward(
 
 
 def head_backward(head_pass: HeadPass, grad_smashed_BDGG: Tensor, grad_local: tuple[Tensor | None, ...]) -> None:
-    """Join the head's two gradient paths in one backward pass; gradients accumulate in the head's ``.grad``."""
+    """Join the head's two gradient paths in one backward pass; gradients accumulate in the head's ``.grad``.
+
+    A head without parameters has no graph, and nothing to learn.
+    """
+    if not head_pass.smashed.requires_grad and not any(tensor.requires_grad for tensor in head_pass.local):
+        return
     outputs, gradients = [head_pass.smashed], [grad_smashed_BDGG.to(head_pass.smashed.device)]
     for tensor, gradient in zip(head_pass.local, grad_local, strict=True):
         if gradient is not None and tensor.requires_grad:

@@ -9,6 +9,7 @@ written to disk leaves on the CPU: `HeadPass.sent`, `TailPass.sent`, `BodyPass.s
 from __future__ import annotations
 
 import os
+from itertools import chain
 
 import torch
 from torch import nn
@@ -54,8 +55,8 @@ def choose_device(name: str, where: str) -> torch.device:
 
 
 def device_of(part: nn.Module) -> torch.device:
-    """Device of a part's weights; the CPU for a part without any."""
-    first = next(part.parameters(), None)
+    """Device of a part's weights, trained or fixed; the CPU for a part without any."""
+    first = next(chain(part.parameters(), part.buffers()), None)
     return CPU if first is None else first.device
 
 

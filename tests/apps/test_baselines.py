@@ -15,7 +15,7 @@ from tavit_flwr.server.schedule import plan
 
 pytestmark = pytest.mark.timeout(120)
 
-SPLIT = ["multi", "single", "joint", "no-body", "fixed-body", "convolutional"]
+SPLIT = ["multi", "single", "joint", "no-body", "fixed-body", "convolutional", "transformer", "permuted"]
 
 
 @pytest.fixture
@@ -44,13 +44,15 @@ def moved(before, after):
         ("convolutional", {"body/natural"}),
         ("fixed-body", set()),
         ("no-body", set()),
+        ("permuted", {"body/natural"}),
     ],
 )
 def test_what_moves(baseline, fake_grid, run, tmp_path, name, moving):
     config = baseline(name)
     before = initial_weights(config).flat()
     checkpoint = run(config, tmp_path / "out", fake_grid(2))
-    clients = {f"{part}/{task}" for part in ("head", "tail") for task in config.tasks}
+    parts = ("tail",) if name == "permuted" else ("head", "tail")
+    clients = {f"{part}/{task}" for part in parts for task in config.tasks}
     assert moved(before, checkpoint.weights) == clients | moving
     assert any(key.startswith("body/") for key in before) == (name != "no-body")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
