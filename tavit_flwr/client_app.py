@@ -18,10 +18,11 @@ from tavit_flwr.client.node import client_name, identify, slots
 from tavit_flwr.client.reach import choose_carrier
 from tavit_flwr.client.training import Training
 from tavit_flwr.client.workshop import Workshop, above
-from tavit_flwr.config import MESSAGES, from_json
+from tavit_flwr.config import MESSAGES, ZSTD, from_json
 from tavit_flwr.data import labels_of
 from tavit_flwr.errors import ProtocolError, TavitError
 from tavit_flwr.payloads import EVALUATE_METRICS, TRAIN_METRICS, set_metrics
+from tavit_flwr.wire.compression import codec
 from tavit_flwr.wire.messages import FRAMES, frames_record
 from tavit_flwr.wire.probe import Probe
 from tavit_flwr.wire.records import ARRAYS, CONFIG, METRICS, Enrolment, Order, arrays_to_parts, metrics_record
@@ -67,6 +68,8 @@ def on_query(message: Message, context: Context) -> Message:
         if node.task:
             workshop = Workshop.open(node, config)
             workshop.check_images()
+            if config.wire.compression == ZSTD:
+                codec()
             if node.shares_photographs:
                 logger.warning("no data-dir: this node trains on the bundled photographs, as all such nodes do")
             carrier, unreachable = choose_carrier(config.wire, Probe.from_record(record))

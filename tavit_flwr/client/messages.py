@@ -55,7 +55,7 @@ def by_message(
     """
     began = time.time()
     scratch = Scratch(PrivateStore(workshop.node.state_dir, order.run_key, workshop.node.client).folder, order.token)
-    frames = frames_of(content, workshop.limits.max_frame_bytes) or []
+    frames = frames_of(content, workshop.limits(order).max_frame_bytes) or []
     names = frame_names(frames)
     try:
         memory = scratch.load()
@@ -100,7 +100,7 @@ def _go_on(
     memory.notes, memory.cursor, memory.ledger = job.notes(), job.cursor, carrier.ledger.as_dict()
     memory.paused = time.time()
     memory.compute_s += max(0.0, memory.paused - began)
-    scratch.commit(memory, carrier.requests, tensors)
+    scratch.commit(memory, carrier.requests, tensors, carrier.encode.residuals)
     return carrier.requests, result
 
 
@@ -123,7 +123,10 @@ def _again(
 def _carrier(scratch: Scratch, memory: Memory, workshop: Workshop, order: Order) -> ReplayCarrier:
     ledger = Ledger()
     ledger.restore(memory.ledger)
-    return ReplayCarrier(order.phase, workshop.limits, scratch.answers(memory.cursor), ledger, memory.wait_s)
+    return ReplayCarrier(
+        order.phase, workshop.limits(order), scratch.answers(memory.cursor), ledger, memory.wait_s,
+        scratch.residuals(memory),
+    )  # fmt: skip
 
 
 def _count(ledger: Ledger, direction: str, frames: list[bytes], suffix: str = "") -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from torch import Tensor
+
 from tavit_flwr.errors import ProtocolError
 from tavit_flwr.payloads import Payload
-from tavit_flwr.wire.frames import Limits, decode, encode
+from tavit_flwr.wire.encoder import Encoder
+from tavit_flwr.wire.frames import decode
 from tavit_flwr.wire.ledger import Ledger
+from tavit_flwr.wire.limits import Limits
 from tavit_flwr.wire.messages import MESSAGE_BYTES
 
 
@@ -28,22 +32,27 @@ class ReplayCarrier:
     phase : str
         The session's phase, or ``evaluate``.
     limits : Limits
-        Frame size and dtype.
+        Frame size, types and compression.
     answers : mapping
         ``(kind, step)`` to a file with the frame; those of the step under way.
     ledger : Ledger
         Of the whole session.
     wait_s : float
         Seconds between messages so far.
+    residuals : mapping
+        Of the session's `Encoder`, as of the message before: a payload is written once, so a run that begins the step
+        again, and passes its requests by, goes on with what they left.
     """
 
     def __init__(
-        self, phase: str, limits: Limits, answers: Mapping[tuple[str, int], Path], ledger: Ledger, wait_s: float
-    ) -> None:
+        self, phase: str, limits: Limits, answers: Mapping[tuple[str, int], Path], ledger: Ledger, wait_s: float,
+        residuals: Mapping[str, Tensor],
+    ) -> None:  # fmt: skip
         self.ledger = ledger
         self.wait_s = wait_s
         self.requests: list[bytes] = []
         self._phase = phase
+        self.encode = Encoder(phase, limits, residuals)
         self._limits = limits
         self._answers = answers
         self._unread = set(answers)
@@ -72,7 +81,7 @@ class ReplayCarrier:
 
     def hand_in(self, payload: Payload) -> None:
         """Send a payload with the next message; that arrives, or the message is an error of Flower's."""
-        frame = encode(payload, self._phase)
+        frame = self.encode(payload)
         self.ledger.add("up", type(payload).__name__, len(frame))
         self.requests.append(frame)
 

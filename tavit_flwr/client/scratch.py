@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ class Memory:
         The job's.
     tensors : int
         The message after which the job's tensors were written.
+    residuals : int
+        The message after which what int8 lost of gradients was written; 0 where nothing was.
     ledger : dict
         Bytes and frames so far.
     began, paused : float
@@ -56,6 +59,7 @@ class Memory:
     notes: dict[str, Any] = field(default_factory=dict)
     cursor: int = 0
     tensors: int = 0
+    residuals: int = 0
     ledger: dict[str, Any] = field(default_factory=dict)
     began: float = 0.0
     paused: float = 0.0
@@ -97,7 +101,13 @@ class Scratch:
 
     def tensors(self, memory: Memory) -> dict[str, Tensor]:
         """The job's tensors."""
-        path = self._tensors(memory.tensors)
+        return self._load(self._tensors(memory.tensors))
+
+    def residuals(self, memory: Memory) -> dict[str, Tensor]:
+        """What int8 lost of the gradients sent last."""
+        return self._load(self._residuals(memory.residuals)) if memory.residuals else {}
+
+    def _load(self, path: Path) -> dict[str, Tensor]:
         try:
             loaded: dict[str, Tensor] = load_file(path)
         except (OSError, SafetensorError) as error:
@@ -122,7 +132,13 @@ class Scratch:
         """Frames of the answer to the last message."""
         return [self._reply(memory.count, index).read_bytes() for index in range(memory.replies)]
 
-    def commit(self, memory: Memory, replies: list[bytes], tensors: dict[str, Tensor] | None) -> None:
+    def commit(
+        self,
+        memory: Memory,
+        replies: list[bytes],
+        tensors: dict[str, Tensor] | None,
+        residuals: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Write all that the next message needs, then forget what it does not."""
         memory.count += 1
         memory.replies = len(replies)
@@ -131,9 +147,13 @@ class Scratch:
         if tensors is not None:
             memory.tensors = memory.count
             write_tensors(self._tensors(memory.count), tensors)
+        if residuals and replies:
+            memory.residuals = memory.count
+            write_tensors(self._residuals(memory.count), dict(residuals))
         self.note(memory)
         needed = {self._folder / "session.json", self._tensors(memory.tensors), *self.answers(memory.cursor).values()}
         needed |= {self._reply(memory.count, index) for index in range(memory.replies)}
+        needed.add(self._residuals(memory.residuals))
         for path in set(self._folder.iterdir()) - needed:
             path.unlink(missing_ok=True)
 
@@ -143,6 +163,9 @@ class Scratch:
 
     def _tensors(self, count: int) -> Path:
         return self._folder / f"tensors-{count}.safetensors"
+
+    def _residuals(self, count: int) -> Path:
+        return self._folder / f"residuals-{count}.safetensors"
 
     def _reply(self, count: int, index: int) -> Path:
         return self._folder / f"reply-{count}-{index}"

@@ -16,7 +16,7 @@ from tavit_flwr.degrade import Degrade, degradation
 from tavit_flwr.errors import DataError, SessionError
 from tavit_flwr.models import AnyHead, Preset, Tail, build_head, build_tail, preset
 from tavit_flwr.split.devices import choose_device
-from tavit_flwr.wire.frames import Limits
+from tavit_flwr.wire.limits import Limits
 from tavit_flwr.wire.records import Order
 from tavit_flwr.wire.stream_client import StreamClient
 
@@ -88,10 +88,9 @@ class Workshop:
         tail.load_state_dict(below("tail/", tensors))
         return head.to(self.device), tail.to(self.device)
 
-    @property
-    def limits(self) -> Limits:
-        """Of the frames."""
-        return Limits(max_frame_bytes=int(self.config.wire.max_frame_mib * 2**20))
+    def limits(self, order: Order) -> Limits:
+        """Of the frames of the order's session."""
+        return Limits.of(self.config.wire, order.phase)
 
     def stream(self, order: Order) -> StreamClient:
         """Connect to the order's session.
@@ -114,7 +113,7 @@ class Workshop:
             order.token,
             order.certificate_pem,
             order.phase,
-            self.limits,
+            self.limits(order),
             client=self.node.client,
             first_timeout_s=wire.join_timeout_s + 2 * wire.step_timeout_s,
             step_timeout_s=2 * wire.step_timeout_s,

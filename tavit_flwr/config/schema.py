@@ -85,6 +85,32 @@ class OptimisersConfig:
     server: OptimiserConfig = field(default_factory=OptimiserConfig)
 
 
+#: Types in which the tensors of the cut travel.
+FLOAT32, BFLOAT16, FLOAT16, INT8 = "float32", "bfloat16", "float16", "int8"
+DTYPES = (FLOAT32, BFLOAT16, FLOAT16, INT8)
+
+#: Compression of frames.
+NONE, ZSTD = "none", "zstd"
+
+
+@dataclass
+class DirectionsConfig:
+    """Wire types of one phase; None: as ``wire.dtype``."""
+
+    up: str | None = None  # client to server
+    down: str | None = None
+
+
+@dataclass
+class WireTypesConfig:
+    """Wire types that differ from ``wire.dtype``, by phase and direction."""
+
+    task_specific: DirectionsConfig = field(default_factory=DirectionsConfig)
+    task_agnostic: DirectionsConfig = field(default_factory=DirectionsConfig)
+    joint: DirectionsConfig = field(default_factory=DirectionsConfig)
+    evaluation: DirectionsConfig = field(default_factory=DirectionsConfig)
+
+
 #: What carries the frames of a session. `AUTO` is for each client the first that it can use.
 STREAM, MESSAGES, AUTO = "stream", "messages", "auto"
 
@@ -105,6 +131,10 @@ class WireConfig:
     idle_timeout_s: float = 30.0
     probe_timeout_s: float = 5.0
     minibatches_per_message: int = 1
+    dtype: str = FLOAT32  # float32 | bfloat16 | float16 | int8
+    dtypes: WireTypesConfig = field(default_factory=WireTypesConfig)
+    error_feedback: bool = False  # of int8 gradients
+    compression: str = NONE  # none | zstd
     join_timeout_s: float = 120.0
     step_timeout_s: float = 60.0
     session_timeout_s: float = 3600.0

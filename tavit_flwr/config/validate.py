@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from tavit_flwr.config.choices import nearest, one_of
-from tavit_flwr.config.schema import AUTO, MESSAGES, STREAM, TavitConfig
+from tavit_flwr.config.schema import AUTO, DTYPES, INT8, MESSAGES, NONE, STREAM, ZSTD, TavitConfig
 from tavit_flwr.config.sources import SOURCES, check_images, images_of
 from tavit_flwr.errors import ConfigError
 
@@ -32,6 +32,8 @@ _CHOICES = {
     "optimiser.server.name": ("adam", "sgd"),
     "optimiser.server.decay": ("none", "cosine"),
     "wire.carrier": (STREAM, MESSAGES, AUTO),
+    "wire.dtype": DTYPES,
+    "wire.compression": (NONE, ZSTD),
 }
 _ABOVE_ZERO = (
     "schedule.cycles", "data.crop", "data.batch_size", "data.held_out", "evaluation.stride", "evaluation.batch_size",
@@ -65,6 +67,7 @@ def validate(config: TavitConfig) -> None:
     """
     _check_values(config)
     _check_schedule(config)
+    _check_wire_types(config)
     _check_names(config)
     _check_addresses(config)
     _check_initial(config)
@@ -119,6 +122,20 @@ def _check_schedule(config: TavitConfig) -> None:
         raise ConfigError(
             "1 unless wire.carrier=messages", repr(config.wire.minibatches_per_message),
             "configuration key 'wire.minibatches_per_message'", "it is a larger batch; see data.batch_size",
+        )  # fmt: skip
+
+
+def _check_wire_types(config: TavitConfig) -> None:
+    wire = config.wire
+    own = {f"wire.dtypes.{phase}.{way}": name for phase, ways in vars(wire.dtypes).items()
+           for way, name in vars(ways).items()}  # fmt: skip
+    for key, name in own.items():
+        if name is not None:
+            one_of(DTYPES, name, f"configuration key '{key}'")
+    if wire.error_feedback and INT8 not in (wire.dtype, *own.values()):
+        raise ConfigError(
+            "int8 somewhere in wire.dtype or wire.dtypes", "none", "configuration key 'wire.error_feedback'",
+            "only int8 gradients have it",
         )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from tavit_flwr.server.serving import serve
 from tavit_flwr.server.sessions import Session
 from tavit_flwr.wire.credentials import Certificate, ephemeral_certificate, own_certificate, session_token
 from tavit_flwr.wire.exchange import Attachment
-from tavit_flwr.wire.frames import Limits
+from tavit_flwr.wire.limits import Limits, max_frame_bytes
 from tavit_flwr.wire.probe import Probe
 from tavit_flwr.wire.stream_server import Caller, StreamServer
 
@@ -42,7 +42,7 @@ class BodyService:
 
     def __init__(self, wire: WireConfig, threads: int = 0) -> None:
         self._wire = wire
-        self.limits = Limits(max_frame_bytes=int(wire.max_frame_mib * 2**20))
+        self.max_frame_bytes = max_frame_bytes(wire)
         self._sessions: dict[str, Session] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
@@ -58,7 +58,7 @@ class BodyService:
                 self._admit,
                 wire.listen,
                 self.certificate,
-                max_frame_bytes=self.limits.max_frame_bytes,
+                max_frame_bytes=self.max_frame_bytes,
                 max_sessions=wire.max_sessions,
                 idle_timeout_s=wire.idle_timeout_s,
                 answer_timeout_s=wire.session_timeout_s,
@@ -192,7 +192,10 @@ class BodyService:
     def _run(self, session: Session) -> None:
         wire = self._wire
         channel = Channel(
-            session, self.limits, step_timeout_s=wire.step_timeout_s, session_timeout_s=wire.session_timeout_s
+            session,
+            Limits.of(wire, session.phase),
+            step_timeout_s=wire.step_timeout_s,
+            session_timeout_s=wire.session_timeout_s,
         )
         if session.cohort is not None:
             torch.set_num_threads(self._cores)  # of this thread, which may run the cohort's batch

@@ -10,7 +10,9 @@ from torch import Tensor
 from tavit_flwr.errors import ProtocolError, SessionError
 from tavit_flwr.payloads import Acknowledged, Close, Payload, Smashed
 from tavit_flwr.server.sessions import Session
-from tavit_flwr.wire.frames import Limits, decode, encode
+from tavit_flwr.wire.encoder import Encoder
+from tavit_flwr.wire.frames import decode
+from tavit_flwr.wire.limits import Limits
 
 P = TypeVar("P", bound=Payload)
 
@@ -23,7 +25,7 @@ class Channel:
     session : Session
         Whose exchange brings the frames and whose name errors carry.
     limits : Limits
-        Frame size and dtype.
+        Frame size, types and compression.
     step_timeout_s, session_timeout_s : float
         Deadlines of every wait, and of the whole session from now on.
     """
@@ -31,6 +33,7 @@ class Channel:
     def __init__(self, session: Session, limits: Limits, *, step_timeout_s: float, session_timeout_s: float) -> None:
         self._session = session
         self._limits = limits
+        self._encode = Encoder(session.phase, limits)
         self._step_timeout_s = step_timeout_s
         self._deadline = time.monotonic() + session_timeout_s
 
@@ -77,7 +80,7 @@ class Channel:
 
     def answer(self, payload: Payload) -> None:
         """Answer the request last received."""
-        self._session.exchange.answer(encode(payload, self._session.phase))
+        self._session.exchange.answer(self._encode(payload))
 
     def finish(self, steps: int) -> None:
         """Wait for the client's farewell, and say that everything arrived."""

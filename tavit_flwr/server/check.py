@@ -8,13 +8,14 @@ from math import prod
 
 from flwr.app import ConfigRecord
 
-from tavit_flwr.config import TavitConfig, images_of
+from tavit_flwr.config import ZSTD, TavitConfig, images_of
 from tavit_flwr.data.photographs import HELD_OUT_PHOTOGRAPHS, TRAINING_PHOTOGRAPHS
 from tavit_flwr.degrade import degradation
 from tavit_flwr.errors import ConfigError
 from tavit_flwr.server.given_weights import find_given
 from tavit_flwr.server.initial import preset_of, step_shape
 from tavit_flwr.server.scalars import check_installed
+from tavit_flwr.wire.compression import codec
 from tavit_flwr.wire.frames import MAX_HEADER_BYTES
 
 logger = logging.getLogger("flwr")
@@ -51,6 +52,8 @@ def check_experiment(config: TavitConfig, *, simulated: bool) -> None:
         if simulated:
             _check_simulated_images(config, task)
     _check_frames(config)
+    if config.wire.compression == ZSTD:
+        codec()
     if simulated and config.initial_weights and not config.resume:
         find_given(config)
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tavit_flwr.config import WireTypesConfig
 from tavit_flwr.errors import CheckpointError
 from tavit_flwr.files import sync_folder, write_json, write_tensors
 
@@ -23,9 +24,11 @@ _NAME = re.compile(r"^round-(\d{6})$")
 #: Keys of the configuration that may differ between a run and its resumption.
 _FREE_KEYS = frozenset({"resume", "output_dir", "keep_checkpoints", "name", "tensorboard"})
 _FREE_GROUPS = frozenset({"wire", "compute", "federation"})
-_BOUND_KEYS = frozenset({"wire.minibatches_per_message"}) | {
-    f"federation.{key}" for key in ("average", "fraction", "strategy", "proximal_mu")
-}
+_BOUND_KEYS = (
+    {f"wire.{key}" for key in ("minibatches_per_message", "dtype", "error_feedback")}
+    | {f"wire.dtypes.{phase}.{way}" for phase in vars(WireTypesConfig()) for way in ("up", "down")}
+    | {f"federation.{key}" for key in ("average", "fraction", "strategy", "proximal_mu")}
+)
 
 
 @dataclass

@@ -68,7 +68,7 @@ class Correspondence:
             self.final = reply
             return
         try:
-            frames = frames_of(reply.content, self._service.limits.max_frame_bytes)
+            frames = frames_of(reply.content, self._service.max_frame_bytes)
             if METRICS in reply.content:
                 self._last = reply
             elif frames is None:

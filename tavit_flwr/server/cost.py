@@ -14,6 +14,8 @@ from tavit_flwr.restoration import window_count
 from tavit_flwr.server.initial import preset_of, step_shape
 from tavit_flwr.server.schedule import plan
 from tavit_flwr.split.phases import PHASES, Phase
+from tavit_flwr.wire.dtypes import packed_bytes
+from tavit_flwr.wire.limits import Limits
 
 #: The usual photograph of a test set here: BSDS500's.
 PHOTOGRAPH = (321, 481)
@@ -49,7 +51,7 @@ class Cost:
     client_flop, server_flop : int
         Arithmetic of training.
     bytes_up, bytes_down : int
-        Tensors of the cut in training, without the headers of their frames.
+        Tensors of the cut in training, in the types of the wire, without the headers of their frames and uncompressed.
     weight_bytes : int
         Heads and tails in Flower messages, both ways, evaluations included, without headers.
     evaluations : int
@@ -93,8 +95,8 @@ def estimate(config: TavitConfig) -> Cost:
     head neither is computed, of a frozen tail or body only the first.
     """
     head, body, tail = part_costs(preset_of(config), config.data.crop)
-    batch, channels, grid_height, grid_width = step_shape(config)
-    tensor_bytes = batch * channels * grid_height * grid_width * _FLOAT32
+    shape = step_shape(config)
+    batch = shape[0]
     part_bytes = (head.parameters + tail.parameters) * _FLOAT32
     everyone = len(config.clients)
     chosen = max(1, round(config.federation.fraction * everyone))
@@ -107,14 +109,17 @@ def estimate(config: TavitConfig) -> Cost:
         steps += count
         client_flop += count * batch * (_head_passes(phase) * head.flop + _passes(phase.client_moves) * tail.flop)
         server_flop += count * batch * _passes(phase.body_moves) * body.flop
-        up += count * 2 * tensor_bytes
-        down += count * (2 if phase.client_moves else 1) * tensor_bytes
+        limits = Limits.of(config.wire, one.phase)
+        up += count * 2 * packed_bytes(shape, limits.up)
+        down += count * (2 if phase.client_moves else 1) * packed_bytes(shape, limits.down)
         weights += chosen * part_bytes * (2 if phase.client_moves else 1)
+    limits = Limits.of(config.wire, "evaluate")
+    window_bytes = sum(packed_bytes((1, *shape[1:]), one) for one in (limits.up, limits.down))
     windows = window_count(*PHOTOGRAPH, config.data.crop, config.evaluation.stride)
     return Cost(
         rounds=len(plans), client_steps=steps, crops=steps * batch, client_flop=client_flop, server_flop=server_flop,
         bytes_up=up, bytes_down=down, weight_bytes=weights, evaluations=evaluations, image_windows=windows,
-        image_flop=windows * (head.flop + body.flop + tail.flop), image_bytes=windows * 2 * tensor_bytes // batch,
+        image_flop=windows * (head.flop + body.flop + tail.flop), image_bytes=windows * window_bytes,
     )  # fmt: skip
 
 

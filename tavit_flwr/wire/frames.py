@@ -1,54 +1,44 @@
 """Frames: one payload as safetensors bytes with a small typed header, checked before any work.
 
-A frame is one safetensors blob. Its ``__metadata__`` is the header: protocol version, kind, phase and step. Nothing
-that can execute code is ever deserialised.
+A frame is one safetensors blob, whose data may be compressed. Its ``__metadata__`` is the header: protocol version,
+kind, phase and step. Nothing that can execute code is ever deserialised.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from tavit_flwr import payloads
+from tavit_flwr.config import ZSTD
 from tavit_flwr.errors import ProtocolError
 from tavit_flwr.payloads import Payload
+from tavit_flwr.wire.compression import compress, decompress
+from tavit_flwr.wire.dtypes import names, pack, unpack
+from tavit_flwr.wire.limits import Limits
 
-PROTOCOL_VERSION = "2"
+PROTOCOL_VERSION = "3"
 
-#: A header lists at most two tensors; anything near this size is an attack or an accident.
+#: A header lists at most four tensors; anything near this size is an attack or an accident.
 MAX_HEADER_BYTES = 4096
 
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in (*payloads.UP, *payloads.DOWN)}
 _TENSORS: dict[str, frozenset[str]] = {
     name: frozenset(field.name for field in fields(kind) if field.name != "step") for name, kind in _KINDS.items()
 }
+_FLOAT32 = Limits()
+_SAFETENSORS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int8: "I8"}
 _HEADER_KEYS = frozenset({"version", "kind", "phase", "step"})
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a tensor in a frame may be.
-
-    Attributes
-    ----------
-    max_frame_bytes : int
-        Of the whole frame.
-    dtype : torch.dtype
-        The only one accepted.
-    """
-
-    max_frame_bytes: int = 256 * 2**20
-    dtype: torch.dtype = torch.float32
-
-
-def encode(payload: Payload, phase: str) -> bytes:
-    """Write one payload as a frame.
+def encode(payload: Payload, phase: str, limits: Limits = _FLOAT32) -> bytes:
+    """Write one payload as a frame; see `tavit_flwr.wire.encoder.Encoder` for a session's.
 
     Parameters
     ----------
@@ -56,12 +46,39 @@ def encode(payload: Payload, phase: str) -> bytes:
         One of the dataclasses in `tavit_flwr.payloads`.
     phase : str
         The session's phase, or ``evaluate``.
+    limits : Limits, optional
+        The type of the payload's direction, and compression.
     """
     kind = type(payload).__name__
-    tensors = {name: getattr(payload, name).contiguous() for name in sorted(_TENSORS[kind])}
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(_TENSORS[kind]):
+        tensors |= pack(name, getattr(payload, name), wire_type(kind, limits))
     header = {"version": PROTOCOL_VERSION, "kind": kind, "phase": phase, "step": str(payload.step)}
-    blob: bytes = save(tensors, metadata=header)
-    return blob
+    blob = _blob(tensors, header)
+    return compress(blob) if tensors and limits.compression == ZSTD else blob
+
+
+def _blob(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """Write safetensors: equal payloads give equal bytes, and each tensor is copied once.
+
+    The library's own `save` orders the metadata by chance, and copies twice.
+    """
+    header: dict[str, object] = {"__metadata__": metadata}
+    data: list[memoryview] = []
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
+        begin, end = end, end + tensor.numel() * tensor.dtype.itemsize
+        shape = list(tensor.shape)
+        header[name] = {"dtype": _SAFETENSORS[tensor.dtype], "shape": shape, "data_offsets": [begin, end]}
+        data.append(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, *data))
+
+
+def wire_type(kind: str, limits: Limits) -> str:
+    """Type in which the tensors of a kind of payload travel."""
+    return limits.up if _KINDS[kind] in payloads.UP else limits.down
 
 
 def identity(frame: bytes) -> tuple[str, str] | None:
@@ -87,12 +104,12 @@ def decode(frame: bytes, phase: str, expected: tuple[type, ...], step: int, limi
     step : int
         The step that this moment of the session allows.
     limits : Limits
-        Size and dtype.
+        Size, type and compression.
 
     Returns
     -------
     Payload
-        Its tensors own their memory.
+        In float32; its tensors own their memory.
 
     Raises
     ------
@@ -113,7 +130,9 @@ def decode(frame: bytes, phase: str, expected: tuple[type, ...], step: int, limi
         raise ProtocolError(f"phase {phase!r}", repr(header["phase"]), f"step {step}")
     if header["step"] != str(step):
         raise ProtocolError(f"step {step}", repr(header["step"]), f"phase {phase}")
-    return _payload(header["kind"], step, _tensors(frame), limits)
+    if limits.compression == ZSTD and _TENSORS[header["kind"]]:
+        frame = decompress(frame, limits.max_frame_bytes)
+    return _payload(header["kind"], step, _tensors(frame), wire_type(header["kind"], limits))
 
 
 def _header(frame: bytes) -> Mapping[str, str]:
@@ -142,19 +161,10 @@ def _tensors(frame: bytes) -> dict[str, Tensor]:
     return tensors
 
 
-def _payload(kind: str, step: int, tensors: dict[str, Tensor], limits: Limits) -> Payload:
-    if set(tensors) != _TENSORS[kind]:
-        raise ProtocolError(f"{kind} with tensors {sorted(_TENSORS[kind])}", f"{sorted(tensors)[:4]}", f"step {step}")
-    for name, tensor in tensors.items():
-        if tensor.dtype != limits.dtype or tensor.ndim != 4 or not tensor.numel():
-            raise ProtocolError(
-                f"{name} as a non-empty {limits.dtype} tensor [B, D, G, G]",
-                f"{tensor.dtype} {tuple(tensor.shape)}",
-                f"step {step}",
-            )
-        if not torch.isfinite(tensor).all():
-            raise ProtocolError(
-                f"finite values in {name}", "NaN or infinity", f"step {step}", "check the learning rate and the images"
-            )
-    payload: Payload = _KINDS[kind](step=step, **tensors)
+def _payload(kind: str, step: int, tensors: dict[str, Tensor], wire_type: str) -> Payload:
+    expected = names(_TENSORS[kind], wire_type)
+    if set(tensors) != expected:
+        raise ProtocolError(f"{kind} with tensors {sorted(expected)}", f"{sorted(tensors)[:4]}", f"step {step}")
+    values = {name: unpack(name, tensors, wire_type, f"step {step}") for name in _TENSORS[kind]}
+    payload: Payload = _KINDS[kind](step=step, **values)
     return payload

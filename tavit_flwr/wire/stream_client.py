@@ -12,8 +12,10 @@ import grpc
 from tavit_flwr.errors import SessionError
 from tavit_flwr.payloads import Acknowledged, Close, Payload
 from tavit_flwr.wire.deadlines import Watchdog
-from tavit_flwr.wire.frames import Limits, decode, encode
+from tavit_flwr.wire.encoder import Encoder
+from tavit_flwr.wire.frames import decode
 from tavit_flwr.wire.ledger import Ledger
+from tavit_flwr.wire.limits import Limits
 from tavit_flwr.wire.link import Door, Link
 from tavit_flwr.wire.stream_server import Caller
 
@@ -44,7 +46,7 @@ class StreamClient:
     phase : str
         The session's phase, or ``evaluate``.
     limits : Limits
-        Frame size and dtype.
+        Frame size, types and compression.
     client : str
         This client's name.
     first_timeout_s, step_timeout_s, session_timeout_s : float
@@ -70,6 +72,7 @@ class StreamClient:
         self._door = Door(address, certificate_pem, limits.max_frame_bytes)
         self._caller = Caller(token, client, secrets.token_urlsafe(16))
         self._phase = phase
+        self._encode = Encoder(phase, limits)
         self._limits = limits
         self._timeout_s = first_timeout_s
         self._step_timeout_s = step_timeout_s
@@ -86,7 +89,7 @@ class StreamClient:
         """Queue one frame; connects first where there is no connection yet."""
         if self._link is None:
             self._link = self._connect(f"a session of phase {self._phase}")
-        kind, frame = type(payload).__name__, encode(payload, self._phase)
+        kind, frame = type(payload).__name__, self._encode(payload)
         self._unanswered = kind, frame
         self.ledger.add("up", kind, len(frame))
         self._link.put(frame)
@@ -191,7 +194,7 @@ class StreamClient:
         """
         if self._link is not None:
             if error is not None:
-                self._link.farewell(encode(Close(0), self._phase), _FAREWELL_S)
+                self._link.farewell(self._encode(Close(0)), _FAREWELL_S)
             self._link.close()
         self._watchdog.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from tavit_flwr.server.sessions import Session
 from tavit_flwr.split.optimisers import build_optimiser
 from tavit_flwr.split.phases import PHASES
 from tavit_flwr.split.unsplit import UnsplitClient, unsplit_step
-from tavit_flwr.wire.frames import Limits
+from tavit_flwr.wire.limits import Limits
 from tavit_flwr.wire.stream_client import StreamClient
 
 ARCHITECTURE = preset("tiny")
@@ -80,7 +80,16 @@ class Lab:
         }
 
     def run_split(
-        self, phase_name, steps, *, invited=(), beside=None, route=lambda address, client: address, quorum=1.0, **limits
+        self,
+        phase_name,
+        steps,
+        *,
+        invited=(),
+        beside=None,
+        route=lambda address, client: address,
+        quorum=1.0,
+        wire=None,
+        **limits,
     ):
         """Train over the stream; others may be `invited` into the cohort, and `beside` runs meanwhile.
 
@@ -88,7 +97,8 @@ class Lab:
         """
         phase = PHASES[phase_name]
         self.host.begin_phase(moves=phase.body_moves)
-        wire = WireConfig(**{"join_timeout_s": 20, "step_timeout_s": 20, "session_timeout_s": 60} | limits)
+        wire = wire or WireConfig()
+        wire = replace(wire, **{"join_timeout_s": 20, "step_timeout_s": 20, "session_timeout_s": 60} | limits)
         cohort = None
         if phase.body_moves:
             cohort = Cohort(
@@ -116,7 +126,7 @@ class Lab:
                         service.open(session),
                         service.certificate.certificate_pem,
                         phase_name,
-                        Limits(),
+                        Limits.of(wire, phase_name),
                         client=client.name,
                         first_timeout_s=20,
                         step_timeout_s=20,

@@ -16,14 +16,17 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from tavit_flwr.config import OptimiserConfig
+from tavit_flwr.config import DTYPES, ZSTD, OptimiserConfig
 from tavit_flwr.errors import ProtocolError
 from tavit_flwr.payloads import Close, Features, GradFeatures, GradFeaturesAndSmashed, Smashed
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.cohort import Cohort, Member
 from tavit_flwr.server.sessions import EVALUATE, Session
+from tavit_flwr.wire.compression import compress
 from tavit_flwr.wire.credentials import SERVICE_NAME
-from tavit_flwr.wire.frames import PROTOCOL_VERSION, Limits, decode, encode
+from tavit_flwr.wire.dtypes import WIRE_TYPES, pack
+from tavit_flwr.wire.frames import PROTOCOL_VERSION, decode, encode
+from tavit_flwr.wire.limits import Limits
 from tavit_flwr.wire.stream_server import CLIENT_KEY, INSTANCE_KEY, METHOD, SERVICE, TOKEN_KEY, channel_options
 
 pytestmark = pytest.mark.timeout(180)
@@ -47,11 +50,12 @@ class Malformed:
         "json", "entry", "shape", "dtype", "step", "phase", "version", "not_finite", "kind", "order",
     )  # fmt: skip
 
-    def __init__(self, phase: str, seed: int):
+    def __init__(self, phase: str, seed: int, limits=None):
         self.phase = phase
+        self.limits = limits or Limits(max_frame_bytes=FRAME_LIMIT)
         self.draws = np.random.default_rng(seed)
         self.tensor = torch.linspace(-1, 1, D * G * G).reshape(1, D, G, G)
-        self.good = encode(Smashed(0, self.tensor), phase)
+        self.good = encode(Smashed(0, self.tensor), phase, self.limits)
 
     def frames(self, kind):
         """The frames, the last of which is malformed; those before it, if any, are not."""
@@ -66,7 +70,11 @@ class Malformed:
 
     def _blob(self, tensor=None, **header):
         whole = {"version": PROTOCOL_VERSION, "kind": "Smashed", "phase": self.phase, "step": "0"} | header
-        return save({"smashed": self.tensor if tensor is None else tensor}, metadata=whole)
+        tensor = self.tensor if tensor is None else tensor
+        typed = tensor.ndim == 4 and tensor.dtype == torch.float32  # else it is not what the session allows anyway
+        packed = pack("smashed", tensor, self.limits.up) if typed else {"smashed": tensor}
+        blob = save(packed, metadata=whole)
+        return compress(blob) if self.limits.compression == ZSTD else blob
 
     def _random(self):
         return self.draws.bytes(self._below(600))
@@ -122,7 +130,8 @@ class Malformed:
 
     def _dtype(self):
         dtypes = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
-        return self._blob(self.tensor.to(self._one_of(*dtypes)))
+        others = [one for one in dtypes if one != WIRE_TYPES[self.limits.up].dtype]
+        return self._blob(self.tensor.to(self._one_of(*others)))
 
     def _step(self):
         return self._blob(step=self._one_of("1", str(10**9 + self._below(9)), "-1", "00", "0.0", "", "NaN", "9" * 2000))
@@ -147,13 +156,13 @@ class Malformed:
             Features(0, tensor),
             Close(1),
         )
-        return encode(self._one_of(*made), self.phase)
+        return encode(self._one_of(*made), self.phase, self.limits)
 
     def _order(self):
         return [self.good, self._blob(step="1")]
 
     def _too_large(self):
-        return self._blob(self.tensor.expand(FRAME_LIMIT // (4 * D * G * G) + 1, D, G, G).contiguous())
+        return self._blob(self.tensor.expand(FRAME_LIMIT // (D * G * G) + 1, D, G, G).contiguous())
 
 
 class Raw:
@@ -295,24 +304,29 @@ def test_training_under_attack_gives_the_same_bits(twin, phase):
     assert growth < 64 * 2**20, f"{growth / 2**20:.0f} MiB more than after the first quarter of the attack"
 
 
-def refuses(frame, phase, kind):
+def refuses(frame, phase, kind, limits):
     expected = GradFeatures if kind == "order" else Smashed  # the first of its two frames is good
     try:
-        payload = decode(frame, phase, (expected,), 0, Limits(max_frame_bytes=FRAME_LIMIT))
+        payload = decode(frame, phase, (expected,), 0, limits)
     except ProtocolError:
         return True
     return kind == "shape" and payload.smashed.ndim == 4  # well-formed: only the session knows the right size
 
 
-def test_no_malformed_frame_passes_the_decoder():
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_no_malformed_frame_passes_the_decoder(dtype, compression):
     """Nor does any cost memory: a header may claim a gigabyte, but nothing is set aside for it."""
+    if compression == ZSTD:
+        pytest.importorskip("zstandard")
+    limits = Limits(max_frame_bytes=FRAME_LIMIT, up=dtype, compression=compression)
     passed = Counter()
     tracemalloc.start()
     try:
         for phase in ("task-specific", EVALUATE):
-            made = Malformed(phase, SEED)
-            for kind in itertools.islice(itertools.cycle((*Malformed.KINDS, "too_large")), 5000):
-                passed[kind] += not refuses(made.frames(kind)[-1], phase, kind)
+            made = Malformed(phase, SEED, limits)
+            for kind in itertools.islice(itertools.cycle((*Malformed.KINDS, "too_large")), 1200):
+                passed[kind] += not refuses(made.frames(kind)[-1], phase, kind, limits)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -14,7 +14,7 @@ from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.cohort import Cohort, Member
 from tavit_flwr.server.sessions import Session
-from tavit_flwr.wire.frames import Limits
+from tavit_flwr.wire.limits import Limits
 from tavit_flwr.wire.stream_client import StreamClient
 
 pytestmark = pytest.mark.timeout(60)

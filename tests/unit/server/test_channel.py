@@ -9,7 +9,8 @@ from tavit_flwr.payloads import Smashed
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.channel import Channel
 from tavit_flwr.server.sessions import Session
-from tavit_flwr.wire.frames import Limits, encode
+from tavit_flwr.wire.frames import encode
+from tavit_flwr.wire.limits import Limits
 
 
 def receive(shape, session_shape=(2, 8, 4, 4)):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from tavit_flwr.errors import ProtocolError
 from tavit_flwr.payloads import (
@@ -20,7 +20,9 @@ from tavit_flwr.payloads import (
     GradSmashed,
     Smashed,
 )
-from tavit_flwr.wire.frames import PROTOCOL_VERSION, Limits, decode, encode
+from tavit_flwr.wire.dtypes import pack
+from tavit_flwr.wire.frames import PROTOCOL_VERSION, decode, encode
+from tavit_flwr.wire.limits import Limits
 
 KINDS = {Smashed: 1, Features: 1, GradFeatures: 1, GradFeaturesAndSmashed: 2, GradSmashed: 1, Close: 0, Acknowledged: 0}
 HEADER = {"version": PROTOCOL_VERSION, "kind": "Smashed", "phase": "joint", "step": "3"}
@@ -195,3 +197,16 @@ def test_a_frame_above_the_limit_is_refused_and_one_at_it_is_not():
 def test_several_kinds_may_be_allowed():
     assert isinstance(decode(encode(Close(3), "joint"), "joint", (Smashed, Close), 3, Limits()), Close)
     assert "Smashed or Close" in refused(encode(make(Features), "joint"), (Smashed, Close))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
+def test_frames_are_what_safetensors_reads_and_equal_payloads_are_equal_bytes(dtype):
+    limits = Limits(up=dtype)
+    payload = make(GradFeaturesAndSmashed, (1, 3, 3, 5))
+    frame = encode(payload, "joint", limits)
+    assert frame == encode(payload, "joint", limits)
+    expected = pack("smashed", payload.smashed, dtype) | pack("grad_features", payload.grad_features, dtype)
+    loaded = load(frame)
+    assert set(loaded) == set(expected)
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+    assert (8 + int.from_bytes(frame[:8], "little")) % 8 == 0

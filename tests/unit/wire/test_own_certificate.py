@@ -12,7 +12,7 @@ from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.sessions import EVALUATE, Session
 from tavit_flwr.wire.credentials import SERVICE_NAME, certificate_name, ephemeral_certificate, own_certificate
-from tavit_flwr.wire.frames import Limits
+from tavit_flwr.wire.limits import Limits
 from tavit_flwr.wire.stream_client import StreamClient
 
 pytestmark = pytest.mark.timeout(60)

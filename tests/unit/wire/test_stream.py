@@ -25,7 +25,8 @@ from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.cohort import Cohort, Member
 from tavit_flwr.server.sessions import EVALUATE, Session
 from tavit_flwr.wire.exchange import Exchange
-from tavit_flwr.wire.frames import Limits, encode
+from tavit_flwr.wire.frames import encode
+from tavit_flwr.wire.limits import Limits
 from tavit_flwr.wire.stream_client import StreamClient
 from tavit_flwr.wire.stream_server import Caller, StreamServer
 
