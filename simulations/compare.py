@@ -19,8 +19,8 @@ from tavit_flwr.errors import ConfigError
 from tavit_flwr.files import write_json
 
 
-def markdown(table: Sequence[Row], gains: Sequence[Synergy], title: str) -> str:
-    """Both tables as Markdown."""
+def markdown(table: Sequence[Row], gains: Sequence[Synergy]) -> str:
+    """The scores as one table of Markdown, the differences as one for each pair of experiments."""
     lines = [
         "| experiment | task | seeds | input dB | PSNR dB | SSIM | client-steps | MiB per cycle | seconds |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
@@ -31,23 +31,32 @@ def markdown(table: Sequence[Row], gains: Sequence[Synergy], title: str) -> str:
             f"| {row.name} | {row.task} | {row.seeds} | {row.input_psnr_db:.2f} | {psnr_db} | {ssim} "
             f"| {row.steps:.0f} | {row.mib_per_cycle:.0f} | {row.wall_s:.0f} |"
         )
-    if gains:
-        lines += ["", f"{title}, PSNR in dB, paired by seed:", "", "| task | seeds | mean | 95 % interval |"]
+    for of, over in dict.fromkeys((gain.of, gain.over) for gain in gains):
+        lines += ["", f"{of} minus {over}, PSNR in dB, paired by seed:", "", "| task | seeds | mean | 95 % interval |"]
         lines.append("|---|---:|---:|---:|")
         for gain in gains:
-            interval = "one seed" if math.isnan(gain.low_db) else f"{gain.low_db:+.2f} to {gain.high_db:+.2f}"
-            lines.append(f"| {gain.task} | {gain.seeds} | {gain.difference_db:+.2f} | {interval} |")
+            if (gain.of, gain.over) == (of, over):
+                interval = "one seed" if math.isnan(gain.low_db) else f"{gain.low_db:+.2f} to {gain.high_db:+.2f}"
+                lines.append(f"| {gain.task} | {gain.seeds} | {gain.difference_db:+.2f} | {interval} |")
     return "\n".join(lines) + "\n"
 
 
-def figure(table: Sequence[Row], path: Path) -> None:
-    """Gain over the input for each task, a bar for each experiment, spread as whiskers; SVG."""
+def figure(table: Sequence[Row], gains: Sequence[Synergy], path: Path) -> None:
+    """Gain over the input for each task, and differences with their intervals where some are asked for; SVG."""
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(row.name for row in table))
     tasks = list(dict.fromkeys(row.task for row in table))
-    drawing = Figure(figsize=(2 + 1.6 * len(tasks), 4), layout="constrained")
-    axes = drawing.add_subplot()
+    panels = 2 if gains else 1
+    drawing = Figure(figsize=(panels * (2 + 1.6 * len(tasks)), 4), layout="constrained")
+    _bars(drawing.add_subplot(1, panels, 1), table, names, tasks)
+    if gains:
+        _differences(drawing.add_subplot(1, panels, 2), gains, tasks)
+    drawing.savefig(path)
+
+
+def _bars(axes: Any, table: Sequence[Row], names: list[str], tasks: list[str]) -> None:  # noqa: ANN401 - matplotlib's
+    """Draw a bar for each experiment, its spread over seeds as whiskers."""
     width = 0.8 / len(names)
     for place, name in enumerate(names):
         own = {row.task: row for row in table if row.name == name}
@@ -61,25 +70,42 @@ def figure(table: Sequence[Row], path: Path) -> None:
     axes.set_ylabel("PSNR above the input, dB")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.legend(frameon=False)
-    drawing.savefig(path)
+
+
+def _differences(axes: Any, gains: Sequence[Synergy], tasks: list[str]) -> None:  # noqa: ANN401 - matplotlib's
+    """Draw a point for each difference, its confidence interval as whiskers."""
+    pairs = list(dict.fromkeys((gain.of, gain.over) for gain in gains))
+    for place, (of, over) in enumerate(pairs):
+        own = [gain for gain in gains if (gain.of, gain.over) == (of, over)]
+        axes.errorbar(
+            [tasks.index(gain.task) + (place - (len(pairs) - 1) / 2) * 0.2 for gain in own],
+            [gain.difference_db for gain in own], fmt="o", capsize=3, label=f"{of} minus {over}",
+            yerr=[0 if math.isnan(gain.low_db) else gain.high_db - gain.difference_db for gain in own],
+        )  # fmt: skip
+    axes.set_xticks(range(len(tasks)), tasks)
+    axes.set_ylabel("difference in PSNR, dB, 95 % interval")
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.legend(frameon=False)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Write ``compare.md``, ``.csv``, ``.json`` and ``.svg``, and print the first."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="runs, or folders that hold runs")
-    parser.add_argument("--synergy", nargs=2, metavar=("OF", "OVER"), help="e.g. multi single")
+    parser.add_argument(
+        "--synergy", nargs=2, metavar=("OF", "OVER"), action="append", default=[], help="multi single; may be repeated"
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/compare"))
     options = parser.parse_args(arguments)
     try:
         runs = find_runs(options.runs)
-        gains = synergy(runs, *options.synergy) if options.synergy else []
+        gains = [gain for pair in options.synergy for gain in synergy(runs, *pair)]
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
     table = rows(runs)
     options.output.mkdir(parents=True, exist_ok=True)
-    text = markdown(table, gains, " minus ".join(options.synergy or ()))
+    text = markdown(table, gains)
     (options.output / "compare.md").write_text(text)
     with (options.output / "compare.csv").open("w", newline="") as handle:
         writer = csv.DictWriter(handle, [*Row.__dataclass_fields__])
@@ -89,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.output / "compare.json",
         {"rows": _plain(table), "synergy": _plain(gains), "runs": [run.folder for run in runs]},
     )
-    figure(table, options.output / "compare.svg")
+    figure(table, gains, options.output / "compare.svg")
     print(text)
     return 0
 

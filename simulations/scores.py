@@ -65,12 +65,16 @@ class Synergy:
 
     Attributes
     ----------
+    of, over : str
+        The experiments' names.
     difference_db : float
         Mean of the differences in PSNR.
     low_db, high_db : float
         95 % confidence interval by Student's t; NaN for one seed.
     """
 
+    of: str
+    over: str
     task: str
     seeds: int
     difference_db: float
@@ -149,7 +153,8 @@ def synergy(runs: Sequence[Run], of: str, over: str) -> list[Synergy]:
             (first[seed][task], second[seed][task]) for seed in seeds if task in first[seed] and task in second[seed]
         ]
         if pairs:
-            result.append(_interval(task, [one["psnr_db"] - other["psnr_db"] for one, other in pairs]))
+            differences = [one["psnr_db"] - other["psnr_db"] for one, other in pairs]
+            result.append(Synergy(of, over, task, len(pairs), *_interval(differences)))
     if not result:
         names = sorted({run.name for run in runs})
         raise ConfigError(f"runs of '{of}' and '{over}' with common seeds and tasks", f"runs of {names}", "--synergy")
@@ -175,12 +180,13 @@ def _row(name: str, task: str, runs: Sequence[Run]) -> Row:
     )
 
 
-def _interval(task: str, differences: list[float]) -> Synergy:
+def _interval(differences: list[float]) -> tuple[float, float, float]:
+    """Mean, and the bounds of its 95 % confidence interval."""
     mean, count = statistics.fmean(differences), len(differences)
     if count < 2:
-        return Synergy(task, count, mean, math.nan, math.nan)
+        return mean, math.nan, math.nan
     half = float(stats.t.ppf(0.975, count - 1)) * statistics.stdev(differences) / math.sqrt(count)
-    return Synergy(task, count, mean, mean - half, mean + half)
+    return mean, mean - half, mean + half
 
 
 def _spread(values: Sequence[float]) -> float:

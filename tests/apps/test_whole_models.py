@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from tavit_flwr.restoration import mse
 from tavit_flwr.server.aggregation import Weights
 from tavit_flwr.server.checkpoint import latest
 from tavit_flwr.server.initial import initial_arrays, initial_weights, preset_of
+from tavit_flwr.server_app import main as split_main
 from tavit_flwr.split.unsplit import unsplit_forward
 from tavit_flwr.wire.records import Order
 
@@ -204,6 +206,11 @@ def test_a_client_that_fails_is_left_out_and_a_task_without_a_model_ends_the_run
 def test_what_whole_models_do_not_have_is_refused(make, tmp_path, word):
     with pytest.raises(ConfigError, match="experiment=fedavg"):
         WholeModels(make("fedavg", word), tmp_path)
+
+
+def test_the_app_that_splits_does_not_run_them():
+    with pytest.raises(ConfigError, match=r"simulations\.run"):
+        split_main(None, SimpleNamespace(run_config={"hydra": "experiment=fedavg"}))
 
 
 @pytest.mark.slow

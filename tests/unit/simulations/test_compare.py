@@ -94,6 +94,22 @@ def test_all_four_files_are_written(root, tmp_path, capsys):
     assert xml.etree.ElementTree.parse(output / "compare.svg").getroot().tag.endswith("svg")
 
 
+def test_several_pairs_are_compared_and_drawn(root, tmp_path, capsys):
+    pairs = ["--synergy", "multi", "single", "--synergy", "single", "multi"]
+    assert main([str(root), *pairs, "--output", str(tmp_path / "compared")]) == 0
+    text = capsys.readouterr().out
+    for line in (
+        "multi minus single",
+        "single minus multi",
+        "| +1.00 | +0.01 to +1.99 |",
+        "| -1.00 | -1.99 to -0.01 |",
+    ):
+        assert line in text
+    drawn = (tmp_path / "compared" / "compare.svg").read_text()
+    assert "<!-- multi minus single -->" in drawn
+    assert "<!-- single minus multi -->" in drawn
+
+
 def test_a_wrong_place_is_told(tmp_path, capsys):
     assert main([str(tmp_path), "--output", str(tmp_path / "compared")]) == 2
     assert "no results.json" in capsys.readouterr().err
