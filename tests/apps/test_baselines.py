@@ -111,3 +111,17 @@ def test_splitfed_averages_the_clients_of_its_task_and_alone_is_joint(baseline, 
     two = run(baseline("splitfed", "clients=[denoise,denoise]"), tmp_path / "two", fake_grid(2))
     assert {key.split("/")[1] for key in two.weights} == {"denoise", "natural"}
     assert two.state.versions == {"p0000": 2, "p0001": 2}
+
+
+@pytest.mark.parametrize("name", ["no-body", "permuted"])
+def test_both_carriers_give_the_same(baseline, fake_grid, run, tmp_path, name):
+    stream = run(baseline(name), tmp_path / "stream", fake_grid(2))
+    messages = run(baseline(name, "wire.carrier=messages"), tmp_path / "messages", fake_grid(2))
+    assert moved(stream.weights, messages.weights) == set()
+
+
+@pytest.mark.parametrize("name", ["no-body", "permuted"])
+def test_a_run_can_begin_with_the_weights_of_another(baseline, fake_grid, run, tmp_path, name):
+    first = run(baseline(name), tmp_path / "first", fake_grid(2))
+    given = baseline(name, f"initial_weights={tmp_path / 'first'}", "seed=5")
+    assert moved(first.weights, initial_weights(given).flat()) == set()

@@ -7,6 +7,7 @@ from tavit_flwr.errors import ModelError
 from tavit_flwr.models import build_parts
 from tavit_flwr.models.permuted import reordered, restored_order
 from tavit_flwr.split.client_side import head_backward, head_forward, tail_forward_backward
+from tavit_flwr.split.devices import device_of
 
 
 @pytest.fixture
@@ -73,3 +74,7 @@ def test_a_step_moves_the_tail_and_asks_nothing_of_the_head(parts, batch):
 def test_a_wrong_batch_is_refused(parts):
     with pytest.raises(ModelError, match="sides multiples"):
         parts.head(torch.zeros(1, 3, 30, 32))
+
+
+def test_a_head_of_fixed_weights_is_where_they_are(parts):
+    assert device_of(parts.head.to("meta")).type == "meta"
