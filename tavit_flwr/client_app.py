@@ -11,21 +11,22 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from tavit_flwr.client.evaluation import Evaluation
+from tavit_flwr.client.held import take_in
 from tavit_flwr.client.jobs import Job, Result, by_stream
 from tavit_flwr.client.leftovers import forget_if_finished
 from tavit_flwr.client.messages import by_message
 from tavit_flwr.client.node import client_name, identify, slots
 from tavit_flwr.client.reach import choose_carrier
 from tavit_flwr.client.training import Training
-from tavit_flwr.client.workshop import Workshop, above
+from tavit_flwr.client.workshop import Workshop
 from tavit_flwr.config import MESSAGES, ZSTD, from_json
 from tavit_flwr.data import labels_of
-from tavit_flwr.errors import ProtocolError, TavitError
+from tavit_flwr.errors import MissingWeightsError, ProtocolError, TavitError
 from tavit_flwr.payloads import EVALUATE_METRICS, TRAIN_METRICS, set_metrics
 from tavit_flwr.wire.compression import codec
 from tavit_flwr.wire.messages import FRAMES, frames_record
 from tavit_flwr.wire.probe import Probe
-from tavit_flwr.wire.records import ARRAYS, CONFIG, METRICS, Enrolment, Order, arrays_to_parts, metrics_record
+from tavit_flwr.wire.records import ARRAYS, CONFIG, METRICS, MISSING_WEIGHTS, Enrolment, Order, metrics_record
 
 logger = logging.getLogger("flwr")
 
@@ -44,6 +45,8 @@ def _told(handler: Handler) -> Handler:
     def handle(message: Message, context: Context) -> Message:
         try:
             return handler(message, context)
+        except MissingWeightsError as error:
+            return Message(error=Error(MISSING_WEIGHTS, error.told()), reply_to=message)
         except TavitError as error:
             logger.error("%s", error)
             return Message(error=Error(ERROR_CODE, error.told()), reply_to=message)
@@ -130,12 +133,12 @@ def _do(kind: type[Job], metrics: frozenset[str], message: Message, context: Con
 def _order(message: Message, context: Context) -> tuple[Order, Workshop, dict[str, Tensor]]:
     records = message.content.config_records
     arrays = message.content.array_records.get(ARRAYS)
-    if CONFIG not in records or (arrays is None) == (FRAMES not in records):
+    if CONFIG not in records or (arrays is not None and FRAMES in records):
         raise ProtocolError(
-            f"records '{CONFIG}' and '{ARRAYS}' or '{FRAMES}' in the message", str(sorted(message.content))
+            f"records '{CONFIG}' and at most one of '{ARRAYS}' and '{FRAMES}' in the message",
+            str(sorted(message.content)),
         )
     order = Order.from_record(records[CONFIG])
     config = from_json(order.config)
-    head, tail = arrays_to_parts(arrays) if arrays is not None else ({}, {})
     workshop = Workshop.open(identify(context.node_config, config), config)
-    return order, workshop, above("head/", head) | above("tail/", tail)
+    return order, workshop, {} if FRAMES in records else take_in(workshop, order, arrays)

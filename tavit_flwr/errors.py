@@ -76,5 +76,9 @@ class CheckpointError(_LocalError):
     """A checkpoint is missing, damaged, or another configuration's; `expected` and `hint` never name a file."""
 
 
+class MissingWeightsError(TavitError):
+    """A client has lost the head and tail that it was sent before; the server sends them again."""
+
+
 class QuorumError(TavitError):
     """Too few clients take part for the run to go on."""

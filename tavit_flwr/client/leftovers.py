@@ -1,4 +1,4 @@
-"""What nobody will ask for again: moments of a finished run; moments and sessions of runs that were given up."""
+"""What nobody will ask for again: moments and weights of a finished run; with sessions, those of runs given up."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tavit_flwr.wire.records import Order
 logger = logging.getLogger("flwr")
 
 _HASHED = re.compile(r"^[0-9a-f]{16}$")
-_MOMENTS = re.compile(r"^moments-\d{6}\.safetensors$")
+_OF_A_RUN = re.compile(r"^(moments-\d{6}|weights-[0-9a-f]{16})\.safetensors$")
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """Moments of one client in one run, and what its last session by messages left.
+    """Moments and weights of one client in one run, and what its last session by messages left.
 
     Attributes
     ----------
@@ -59,13 +59,13 @@ def find_leftovers(state_dir: Path) -> Iterator[Leftover]:
             ours
             and not folder.is_symlink()
             and not folder.parent.is_symlink()
-            and (found := _leftover(folder, [*_moments_in(folder), *_sessions_in(folder)]))
+            and (found := _leftover(folder, [*_kept_in(folder), *_sessions_in(folder)]))
         ):
             yield found
 
 
 def forget_if_finished(workshop: Workshop, order: Order) -> bool:
-    """Delete this client's moments of a run whose last round is being evaluated.
+    """Delete this client's moments and weights of a run whose last round is being evaluated.
 
     The server has then written the checkpoint of that round, and no later one will ask for them. What cannot be
     deleted stays and is logged: the scores must not be lost with it.
@@ -73,19 +73,19 @@ def forget_if_finished(workshop: Workshop, order: Order) -> bool:
     if order.next_version < workshop.config.schedule.total_rounds:
         return False
     folder = PrivateStore(workshop.node.state_dir, order.run_key, workshop.node.client).folder
-    leftover = _leftover(folder, _moments_in(folder))
+    leftover = _leftover(folder, _kept_in(folder))
     try:
         if leftover is not None:
             leftover.remove()
     except OSError as error:
-        logger.warning("moments of a finished run stay in %s: %s", workshop.node.state_dir, error)
+        logger.warning("moments and weights of a finished run stay in %s: %s", workshop.node.state_dir, error)
     return True
 
 
-def _moments_in(folder: Path) -> list[Path]:
+def _kept_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(file for file in folder.iterdir() if _MOMENTS.match(file.name) and not file.is_symlink())
+    return sorted(file for file in folder.iterdir() if _OF_A_RUN.match(file.name) and not file.is_symlink())
 
 
 def _sessions_in(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The client's private store: optimiser moments on the node's own disk, one file a version."""
+"""The client's private store, on the node's own disk: optimiser moments, and the head and tail that it has last."""
 
 from __future__ import annotations
 
@@ -77,6 +77,38 @@ class PrivateStore:
                 "readable moments", str(error), str(path), "delete the file to start afresh"
             ) from error
         return tensors
+
+    def save_weights(self, key: str, tensors: dict[str, Tensor]) -> None:
+        """Keep head and tail under the key of their content, in place of those before.
+
+        Raises
+        ------
+        CheckpointError
+            When the disk is full or the folder cannot be written.
+        """
+        path = self._weights(key)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not path.is_file():
+                write_tensors(path, tensors)
+            for old in set(self.folder.glob("weights-*.safetensors")) - {path}:
+                old.unlink(missing_ok=True)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                "room for this client's head and tail", str(error), f"{self.folder}",
+                "free space or set the node's state-dir",
+            ) from error  # fmt: skip
+
+    def load_weights(self, key: str) -> dict[str, Tensor] | None:
+        """Read head and tail; None where these are not there, or not readable."""
+        try:
+            tensors: dict[str, Tensor] = load_file(self._weights(key))
+        except (SafetensorError, OSError):
+            return None
+        return tensors
+
+    def _weights(self, key: str) -> Path:
+        return self.folder / f"weights-{hashed(key)}.safetensors"
 
 
 def hashed(name: str) -> str:

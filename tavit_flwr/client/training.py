@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from tavit_flwr.client.held import keep
 from tavit_flwr.client.jobs import Result
 from tavit_flwr.client.session import Batches, ClientSession, SessionOutcome
 from tavit_flwr.client.store import PrivateStore
@@ -17,7 +18,7 @@ from tavit_flwr.data import BatchStream
 from tavit_flwr.split.optimisers import build_optimiser, learning_rate, load_moments, moments, set_learning_rate
 from tavit_flwr.split.phases import phase_named
 from tavit_flwr.wire.carrier import Carrier
-from tavit_flwr.wire.records import Order, parts_to_arrays
+from tavit_flwr.wire.records import Order, content_key, parts_to_arrays
 
 logger = logging.getLogger("flwr")
 
@@ -103,7 +104,11 @@ class Training:
         if self._optimiser is not None:
             store = _store(self._workshop, self._order)
             path = store.save(self._order.next_version, moments(self._optimiser), self._order.version)
-            arrays = parts_to_arrays(self._head.state_dict(), self._tail.state_dict())
+            head, tail = self._head.state_dict(), self._tail.state_dict()
+            arrays = parts_to_arrays(head, tail)
+            if self._order.alone:
+                parts = above("head/", head) | above("tail/", tail)
+                keep(self._workshop, self._order, parts, content_key(head, tail))
         losses = self._outcome.losses
         metrics = {
             "loss-first": losses[0],

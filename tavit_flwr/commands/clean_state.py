@@ -21,7 +21,7 @@ def clean_state_command(
     older_than_days: Annotated[float, typer.Option(min=0, help="Leave what was written since then")] = 30.0,
     delete: Annotated[bool, typer.Option("--delete", help="Delete; without it they are only listed")] = False,
 ) -> None:
-    """List or delete the optimiser moments that stopped runs left on this machine. Such a run can go on without them.
+    """List or delete the moments and weights that stopped runs left on this machine. Such a run can go on without them.
 
     A finished run deletes its own.
     """

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
 from tavit_flwr.config import MESSAGES
 from tavit_flwr.errors import ProtocolError, TavitError
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.wire.exchange import Attachment
 from tavit_flwr.wire.messages import FRAMES, frames_of, frames_record
-from tavit_flwr.wire.records import CONFIG, METRICS
+from tavit_flwr.wire.records import ARRAYS, CONFIG, METRICS, MISSING_WEIGHTS
+
+logger = logging.getLogger("flwr")
 
 #: Of error replies that this process writes in a client's place, because its session has ended.
 ERROR_CODE = 1001
@@ -22,7 +25,7 @@ class Correspondence:
     """Passes a client's frames to its session's exchange, and the answers back in the next message.
 
     A session over the stream has one reply, the final one. By messages, a reply carries frames, and the final one
-    brings the last frames along.
+    brings the last frames along. In either case a client may first ask for weights that it has lost; once.
 
     Parameters
     ----------
@@ -30,6 +33,8 @@ class Correspondence:
         What the client was sent first.
     service : BodyService
         Hosts the session that the order names.
+    resupply : callable
+        Gives a node the head and tail that it was sent before and has lost.
     on_answer : callable
         Called, from any thread, when there may be something to send.
 
@@ -39,11 +44,19 @@ class Correspondence:
         The reply to the order, once it is there.
     """
 
-    def __init__(self, order: Message, service: BodyService, on_answer: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        order: Message,
+        service: BodyService,
+        resupply: Callable[[int], ArrayRecord],
+        on_answer: Callable[[], object],
+    ) -> None:
         self.order = order
         self.final: Message | None = None
         self._service = service
         self._on_answer = on_answer
+        self._resupply = resupply
+        self._asks_for_weights = self._resupplied = False
         record = order.content.config_records[CONFIG]
         self._session = service.find(str(record["token"]))
         self._token = str(record["token"])
@@ -61,6 +74,10 @@ class Correspondence:
     def take(self, reply: Message) -> None:
         """Take a reply in; never raises, whatever it holds."""
         session = self._session
+        if reply.has_error() and reply.error.code == MISSING_WEIGHTS and not self._resupplied:
+            logger.warning("node %s: %s; they are sent again", self.node, reply.error.reason)
+            self._asks_for_weights = self._resupplied = True
+            return
         if reply.has_error() or session is None or session.carrier != MESSAGES:
             if session is not None:  # it brings nothing more, so nobody is to wait for it
                 reason = f": {reply.error.reason}" if reply.has_error() else " before its session was over"
@@ -84,6 +101,9 @@ class Correspondence:
         """
         if self.final is not None:
             return None
+        if self._asks_for_weights:
+            self._asks_for_weights = False
+            return self._message(ARRAYS, self._resupply(self.node))
         try:
             if self._attachment is not None:
                 self._attachment.check()  # an ended session has no use for what the client may still send
@@ -95,8 +115,11 @@ class Correspondence:
         if self._last is not None:
             self.final = self._last
             return None
-        content = RecordDict({CONFIG: self.order.content.config_records[CONFIG], FRAMES: frames_record(self._answers)})
-        self._answers = []
+        answers, self._answers = self._answers, []
+        return self._message(FRAMES, frames_record(answers))
+
+    def _message(self, name: str, record: ArrayRecord | ConfigRecord) -> Message:
+        content = RecordDict({CONFIG: self.order.content.config_records[CONFIG], name: record})
         return Message(content=content, message_type=self.order.metadata.message_type, dst_node_id=self.node)
 
     def _work_off(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,7 +14,7 @@ from tavit_flwr.config import TavitConfig
 from tavit_flwr.models import Preset, Tail, body_of, head_of
 from tavit_flwr.restoration import window_count
 from tavit_flwr.server.initial import preset_of, step_shape
-from tavit_flwr.server.schedule import plan
+from tavit_flwr.server.schedule import RoundPlan, plan
 from tavit_flwr.split.phases import PHASES, Phase
 from tavit_flwr.wire.dtypes import packed_bytes
 from tavit_flwr.wire.limits import Limits
@@ -53,7 +55,7 @@ class Cost:
     bytes_up, bytes_down : int
         Tensors of the cut in training, in the types of the wire, without the headers of their frames and uncompressed.
     weight_bytes : int
-        Heads and tails in Flower messages, both ways, evaluations included, without headers.
+        Heads and tails in Flower messages, both ways, each version once to each client, without headers.
     evaluations : int
         How often held-out images are restored.
     image_windows : int
@@ -102,7 +104,6 @@ def estimate(config: TavitConfig) -> Cost:
     chosen = max(1, round(config.federation.fraction * everyone))
     evaluations = int(config.schedule.evaluate_first) + sum(one.ends_phase for one in plan(config.schedule))
     steps = client_flop = server_flop = up = down = 0
-    weights = evaluations * everyone * part_bytes
     plans = plan(config.schedule)
     for one in plans:
         phase, count = PHASES[one.phase], one.steps * chosen
@@ -112,15 +113,44 @@ def estimate(config: TavitConfig) -> Cost:
         limits = Limits.of(config.wire, one.phase)
         up += count * 2 * packed_bytes(shape, limits.up)
         down += count * (2 if phase.client_moves else 1) * packed_bytes(shape, limits.down)
-        weights += chosen * part_bytes * (2 if phase.client_moves else 1)
     limits = Limits.of(config.wire, "evaluate")
     window_bytes = sum(packed_bytes((1, *shape[1:]), one) for one in (limits.up, limits.down))
     windows = window_count(*PHOTOGRAPH, config.data.crop, config.evaluation.stride)
     return Cost(
         rounds=len(plans), client_steps=steps, crops=steps * batch, client_flop=client_flop, server_flop=server_flop,
-        bytes_up=up, bytes_down=down, weight_bytes=weights, evaluations=evaluations, image_windows=windows,
+        bytes_up=up, bytes_down=down, weight_bytes=_journeys(config, plans, chosen) * part_bytes,
+        evaluations=evaluations, image_windows=windows,
         image_flop=windows * (head.flop + body.flop + tail.flop), image_bytes=windows * window_bytes,
     )  # fmt: skip
+
+
+def _journeys(config: TavitConfig, plans: Sequence[RoundPlan], chosen: int) -> int:
+    """How often a head and tail travel: down where a client does not have that version, up where they moved."""
+    clients = list(enumerate(config.clients))
+    versions, held = dict.fromkeys(config.clients, 0), dict.fromkeys(range(len(clients)), -1)
+    count = 0
+
+    def send(to: Sequence[tuple[int, str]]) -> None:
+        nonlocal count
+        for client, task in to:
+            count += held[client] != versions[task]
+            held[client] = versions[task]
+
+    if config.schedule.evaluate_first:
+        send(clients)
+    for one in plans:
+        start = one.turn * chosen
+        taking_part = [clients[(start + place) % len(clients)] for place in range(chosen)]
+        send(taking_part)
+        if PHASES[one.phase].client_moves:
+            count += chosen
+            tasks = Counter(task for _, task in taking_part)
+            for task in tasks:
+                versions[task] += 1
+            held |= {client: versions[task] for client, task in taking_part if tasks[task] == 1}
+        if one.ends_phase:
+            send(clients)
+    return count
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,11 +11,13 @@ from flwr.app import ArrayRecord, Message, MessageType
 
 from tavit_flwr.config import TavitConfig
 from tavit_flwr.data import labels_of
+from tavit_flwr.errors import SessionError
 from tavit_flwr.server.aggregation import Weights
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.cohort import Cohort, Member
 from tavit_flwr.server.enrolment import Participant
+from tavit_flwr.server.holdings import Holdings
 from tavit_flwr.server.schedule import RoundPlan
 from tavit_flwr.server.sessions import EVALUATE, Session
 from tavit_flwr.split.phases import PHASES
@@ -47,6 +50,12 @@ class Round:
         Task to the sets of held-out images that its scores may be told apart by.
     arrays : dict
         Task to head and tail as they travel, made once for all clients of a task.
+    weights : Weights or None
+        What `arrays` are made of.
+    holdings : Holdings
+        Which of them clients have.
+    alone : set of str
+        Clients that are the only ones to train their task in this round.
     """
 
     sessions: dict[int, tuple[Participant, Session]] = field(default_factory=dict)
@@ -60,6 +69,24 @@ class Round:
     ended: dict[int, float] = field(default_factory=dict)
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     arrays: dict[str, ArrayRecord] = field(default_factory=dict)
+    weights: Weights | None = None
+    holdings: Holdings = field(default_factory=Holdings)
+    alone: set[str] = field(default_factory=set)
+
+    def supply(self, one: Participant) -> ArrayRecord:
+        """Head and tail for a client that does not have them; counted."""
+        arrays = self.arrays.get(one.task)
+        if arrays is None:
+            if self.weights is None:
+                raise SessionError("a round with weights", "none", f"client {one.client}")
+            arrays = parts_to_arrays(self.weights.heads[one.task], self.weights.tails[one.task])
+            self.arrays[one.task] = arrays
+        self.bytes_down += arrays_bytes(arrays)
+        return arrays
+
+    def resupply(self, node: int) -> ArrayRecord:
+        """Head and tail for a node that has lost them."""
+        return self.supply(self.sessions[node][0])
 
     def sender(self, reply: Message) -> int:
         """The node that was asked; the SuperLink answers in its own name for a node that it has given up."""
@@ -116,6 +143,8 @@ class RoundOpener:
         Names the run for clients' private stores.
     shape : tuple of int
         [B, D, G, G] of every minibatch.
+    holdings : Holdings
+        Which heads and tails clients have.
     """
 
     service: BodyService
@@ -124,6 +153,7 @@ class RoundOpener:
     config_json: str
     run_key: str
     shape: tuple[int, ...]
+    holdings: Holdings = field(default_factory=Holdings)
 
     def train(
         self, plan: RoundPlan, chosen: Sequence[Participant], weights: Weights, versions: Mapping[str, int]
@@ -132,7 +162,10 @@ class RoundOpener:
         phase = PHASES[plan.phase]
         together = self.config.wire.minibatches_per_message
         steps, shape = plan.steps // together, (self.shape[0] * together, *self.shape[1:])
-        opened = Round()
+        opened = Round(weights=weights, holdings=self.holdings)
+        if phase.client_moves:
+            counts = Counter(one.task for one in chosen)
+            opened.alone = {one.client for one in chosen if counts[one.task] == 1}
         cohorts: dict[str, Cohort] = {}
         for name, host in self.hosts.items():
             host.begin_phase(moves=phase.body_moves, progress=plan.progress)
@@ -155,27 +188,32 @@ class RoundOpener:
                 one.client, one.task, host, plan.phase, steps, cohorts.get(host.name), shape,
                 carrier=one.enrolment.carrier,
             )  # fmt: skip
-            order = self._order(session, plan, versions.get(one.client, 0))
-            messages.append(self._message(opened, one, session, order, weights, MessageType.TRAIN))
+            order = self._order(opened, session, plan, versions.get(one.client, 0))
+            messages.append(self._message(opened, one, session, order, MessageType.TRAIN))
         return opened, messages
 
     def evaluate(
         self, plan: RoundPlan, chosen: Sequence[Participant], weights: Weights, *, pictures: bool
     ) -> tuple[Round, list[Message]]:
         """Open one evaluation session for each of these clients."""
-        opened = Round(labels={task: labels_of(self.config, task) for task in self.config.tasks})
+        labels = {task: labels_of(self.config, task) for task in self.config.tasks}
+        opened = Round(labels=labels, weights=weights, holdings=self.holdings)
         for host in self.hosts.values():
             host.begin_phase(moves=False)
         messages = []
         for one in chosen:
             host = self.hosts[one.enrolment.body]
             session = Session(one.client, one.task, host, EVALUATE, 0, carrier=one.enrolment.carrier)
-            order = self._order(session, plan, 0, pictures=pictures)
-            messages.append(self._message(opened, one, session, order, weights, MessageType.EVALUATE))
+            order = self._order(opened, session, plan, 0, pictures=pictures)
+            messages.append(self._message(opened, one, session, order, MessageType.EVALUATE))
         return opened, messages
 
-    def _order(self, session: Session, plan: RoundPlan, version: int, *, pictures: bool = False) -> Order:
+    def _order(
+        self, opened: Round, session: Session, plan: RoundPlan, version: int, *, pictures: bool = False
+    ) -> Order:
         certificate = self.service.certificate
+        if opened.weights is None:
+            raise SessionError("a round with weights", "none", session.where)
         return Order(
             config=self.config_json,
             run_key=self.run_key,
@@ -189,19 +227,17 @@ class RoundOpener:
             steps=session.steps,
             version=version,
             next_version=plan.index,
+            weights=self.holdings.key(session.task, opened.weights),
+            alone=session.client in opened.alone,
             pictures=pictures,
             progress=plan.progress,
         )
 
     @staticmethod
-    def _message(
-        opened: Round, one: Participant, session: Session, order: Order, weights: Weights, kind: str
-    ) -> Message:
+    def _message(opened: Round, one: Participant, session: Session, order: Order, kind: str) -> Message:
         opened.sessions[one.node_id] = (one, session)
-        arrays = opened.arrays.get(one.task)
-        if arrays is None:
-            arrays = opened.arrays[one.task] = parts_to_arrays(weights.heads[one.task], weights.tails[one.task])
-        opened.bytes_down += arrays_bytes(arrays)
+        arrays = None if opened.holdings.has(one.client, order.weights) else opened.supply(one)
+        opened.holdings.note(one.client, order.weights)
         message = Message(content=content_of(order=order, arrays=arrays), message_type=kind, dst_node_id=one.node_id)
         opened.messages.append(message)
         return message

@@ -125,8 +125,9 @@ class TAViT(Strategy):
             if self.config.wire.insecure:
                 logger.warning("wire.insecure: tokens, features and gradients travel readable; anyone may listen in")
             patient = PatientGrid(
-                grid, service, self._hopeless, lambda key, node: self._round.followed.update({key: node})
-            )
+                grid, service, self._hopeless, lambda key, node: self._round.followed.update({key: node}),
+                lambda node: self._round.resupply(node),
+            )  # fmt: skip
             self._evaluate = partial(patient.send_and_receive, timeout=timeout_s)
             self._roster = Roster(patient, self.config, service.probe())
             self._take_in(self._roster.gather())

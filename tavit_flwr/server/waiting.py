@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 
 from tavit_flwr.errors import QuorumError
@@ -41,7 +41,9 @@ class PatientGrid(Grid):
     hopeless : callable
         Gets the nodes without a reply; true ends the waiting early.
     followed : callable
-        Told of each message that follows upon a reply with frames: its number and its node.
+        Told of each message that follows upon a reply which is not the last: its number and its node.
+    resupply : callable
+        Gives a node the head and tail that it has lost.
     """
 
     def __init__(
@@ -50,11 +52,13 @@ class PatientGrid(Grid):
         service: BodyService,
         hopeless: Callable[[Sequence[int]], bool],
         followed: Callable[[str, int], None],
+        resupply: Callable[[int], ArrayRecord],
     ) -> None:
         self._grid = grid
         self._service = service
         self._hopeless = hopeless
         self._followed = followed
+        self._resupply = resupply
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Push orders, and pull their replies until all are there, the time is up, or no more can come.
@@ -68,7 +72,7 @@ class PatientGrid(Grid):
         """
         news = threading.Event()
         orders = list(messages)
-        talks = [Correspondence(order, self._service, news.set) for order in orders]
+        talks = [Correspondence(order, self._service, self._resupply, news.set) for order in orders]
         sent = {key: talk for key, talk in zip(self.push_messages(orders), talks, strict=False) if key}
         under_way = list(sent.values())
         replies: list[Message] = []

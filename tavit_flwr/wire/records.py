@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -12,6 +14,9 @@ from torch import Tensor
 from tavit_flwr.config import STREAM
 from tavit_flwr.errors import ProtocolError
 from tavit_flwr.payloads import ENROLMENT_FIELDS, PART_PREFIXES
+
+#: Code of a client's error reply: it has no longer what it was sent before. Flower's own codes are below 1000.
+MISSING_WEIGHTS = 1002
 
 CONFIG = "config"
 ARRAYS = "arrays"
@@ -42,6 +47,11 @@ class Order:
         Round whose moments the client should continue from; 0 for none.
     next_version : int
         Round that this session is.
+    weights : str
+        `content_key` of the head and tail to begin with; they come with the first message that names them, and are
+        kept.
+    alone : bool
+        Whether no other client trains this task in the round, so that what the session ends with is the next version.
     pictures : bool
         Whether to leave pictures in the client's own folder.
     progress : float
@@ -60,6 +70,8 @@ class Order:
     steps: int
     version: int
     next_version: int
+    weights: str = ""
+    alone: bool = False
     pictures: bool = False
     progress: float = 0.0
 
@@ -76,7 +88,7 @@ class Order:
         ProtocolError
             When a key is missing or has another type, as when two versions of the app meet.
         """
-        types: dict[str, type] = {"certificate_pem": bytes, "pictures": bool, "progress": float}
+        types: dict[str, type] = {"certificate_pem": bytes, "alone": bool, "pictures": bool, "progress": float}
         types |= dict.fromkeys(("cycle", "round", "steps", "version", "next_version"), int)
         values: dict[str, Any] = {}
         for field in fields(cls):
@@ -173,6 +185,17 @@ def arrays_to_parts(arrays: ArrayRecord) -> tuple[dict[str, Tensor], dict[str, T
             raise ProtocolError(f"'{name}' in float32", str(tensor.dtype))
         parts[prefix][name.removeprefix(prefix)] = tensor
     return parts["head/"], parts["tail/"]
+
+
+def content_key(head: Mapping[str, Tensor], tail: Mapping[str, Tensor]) -> str:
+    """Name head and tail by their content: SHA-256 over names, shapes and bits."""
+    digest = hashlib.sha256()
+    for prefix, part in zip(PART_PREFIXES, (head, tail), strict=True):
+        for name in sorted(part):
+            tensor = part[name].detach().cpu().contiguous()
+            digest.update(f"{prefix}{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def arrays_bytes(arrays: ArrayRecord) -> int:

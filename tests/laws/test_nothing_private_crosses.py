@@ -15,8 +15,7 @@ from tavit_flwr.client import evaluation
 from tavit_flwr.client import store as store_module
 from tavit_flwr.config import from_json, to_json
 from tavit_flwr.errors import CheckpointError, ConfigError, DataError, QuorumError
-from tavit_flwr.server import channel
-from tavit_flwr.wire import stream_client
+from tavit_flwr.wire import encoder
 from tavit_flwr.wire.frames import encode
 
 SECRET = "hospital-of-the-secret-marker"
@@ -29,13 +28,12 @@ def frames(monkeypatch):
     """Every frame that either end makes."""
     made = []
 
-    def recording(payload, phase):
-        frame = encode(payload, phase)
+    def recording(payload, phase, limits):
+        frame = encode(payload, phase, limits)
         made.append((type(payload).__name__, frame))
         return frame
 
-    monkeypatch.setattr(stream_client, "encode", recording)
-    monkeypatch.setattr(channel, "encode", recording)
+    monkeypatch.setattr(encoder, "encode", recording)
     return made
 
 
