@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -22,6 +21,7 @@ from tavit_flwr.payloads import (
     Smashed,
 )
 from tavit_flwr.split.client_side import HeadPass, TailPass, head_backward, head_forward, tail_forward_backward
+from tavit_flwr.split.finite import all_finite
 from tavit_flwr.split.phases import Phase, set_moving
 from tavit_flwr.wire.carrier import Carrier
 
@@ -155,7 +155,7 @@ class ClientSession:
     ) -> TailPass:
         tail_pass = tail_forward_backward(self._tail, features, head_pass, degraded, clean)
         loss = float(tail_pass.loss)
-        if not math.isfinite(loss) or not bool(torch.isfinite(tail_pass.grad_features).all()):
+        if not math.isfinite(loss) or not all_finite(tail_pass.grad_features):
             raise ModelError(
                 "a finite loss and gradient", f"loss {loss}", f"{self._where}, step {step}", "lower the learning rate"
             )

@@ -16,6 +16,7 @@ from tavit_flwr.degrade import Degrade, degradation
 from tavit_flwr.errors import DataError, SessionError
 from tavit_flwr.models import AnyHead, Preset, Tail, build_head, build_tail, preset
 from tavit_flwr.split.devices import choose_device
+from tavit_flwr.split.precision import set_precision
 from tavit_flwr.wire.limits import Limits
 from tavit_flwr.wire.records import Order
 from tavit_flwr.wire.stream_client import StreamClient
@@ -86,6 +87,8 @@ class Workshop:
         tail = build_tail(self.architecture)
         head.load_state_dict(below("head/", tensors))
         tail.load_state_dict(below("tail/", tensors))
+        for part in (head, tail):
+            set_precision(part, self.config.compute.autocast)
         return head.to(self.device), tail.to(self.device)
 
     def limits(self, order: Order) -> Limits:

@@ -173,6 +173,7 @@ class ComputeConfig:
 
     client_device: str = "auto"  # auto | cpu | cuda | cuda:<number>
     server_device: str = "auto"
+    autocast: str = NONE  # none | bfloat16
     client_threads: int = 0
     server_threads: int = 0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from tavit_flwr.config.choices import nearest, one_of
-from tavit_flwr.config.schema import AUTO, DTYPES, INT8, MESSAGES, NONE, STREAM, ZSTD, TavitConfig
+from tavit_flwr.config.schema import AUTO, BFLOAT16, DTYPES, INT8, MESSAGES, NONE, STREAM, ZSTD, TavitConfig
 from tavit_flwr.config.sources import SOURCES, check_images, images_of
 from tavit_flwr.errors import ConfigError
 
@@ -32,6 +32,7 @@ _CHOICES = {
     "optimiser.server.name": ("adam", "sgd"),
     "optimiser.server.decay": ("none", "cosine"),
     "wire.carrier": (STREAM, MESSAGES, AUTO),
+    "compute.autocast": (NONE, BFLOAT16),
     "wire.dtype": DTYPES,
     "wire.compression": (NONE, ZSTD),
 }

@@ -10,6 +10,7 @@ from flwr.app import ArrayRecord
 from torch import Tensor
 
 from tavit_flwr.errors import ModelError, ProtocolError
+from tavit_flwr.split.finite import all_finite
 
 State = dict[str, Tensor]
 
@@ -87,7 +88,7 @@ def check_state(state: Mapping[str, Tensor], like: Mapping[str, Tensor], where: 
     for name, tensor in state.items():
         if tensor.shape != like[name].shape:
             raise ProtocolError(f"{name} of shape {tuple(like[name].shape)}", str(tuple(tensor.shape)), where)
-        if not torch.isfinite(tensor).all():
+        if not all_finite(tensor):
             raise ProtocolError(f"finite values in {name}", "NaN or infinity", where, "check its images")
 
 

@@ -12,6 +12,7 @@ from tavit_flwr.config import OptimiserConfig
 from tavit_flwr.errors import ModelError, ProtocolError
 from tavit_flwr.seeding import derive_seed
 from tavit_flwr.split.devices import CPU
+from tavit_flwr.split.finite import all_finite
 from tavit_flwr.split.optimisers import build_optimiser, learning_rate, load_moments, moments, set_learning_rate
 from tavit_flwr.split.phases import set_moving
 from tavit_flwr.split.server_side import BodyPass, body_backward, body_forward
@@ -125,7 +126,7 @@ class BodyHost:
             scaled = torch.cat([weight * one.to(self._device) for weight, one in zip(weights, gradients, strict=True)])
             grad_smashed = body_backward(body_pass, scaled)
             for parameter in self.body.parameters():
-                if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+                if parameter.grad is not None and not all_finite(parameter.grad):
                     raise ModelError("finite gradients of the body", "NaN or infinity", f"body '{self.name}'")
             self._optimiser.step()
             self.steps += 1

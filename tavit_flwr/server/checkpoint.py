@@ -25,7 +25,8 @@ _NAME = re.compile(r"^round-(\d{6})$")
 _FREE_KEYS = frozenset({"resume", "output_dir", "keep_checkpoints", "name", "tensorboard"})
 _FREE_GROUPS = frozenset({"wire", "compute", "federation"})
 _BOUND_KEYS = (
-    {f"wire.{key}" for key in ("minibatches_per_message", "dtype", "error_feedback")}
+    {"compute.autocast"}
+    | {f"wire.{key}" for key in ("minibatches_per_message", "dtype", "error_feedback")}
     | {f"wire.dtypes.{phase}.{way}" for phase in vars(WireTypesConfig()) for way in ("up", "down")}
     | {f"federation.{key}" for key in ("average", "fraction", "strategy", "proximal_mu")}
 )

@@ -14,6 +14,7 @@ from tavit_flwr.server.aggregation import State, Weights, check_state
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.given_weights import with_given
 from tavit_flwr.split.devices import choose_device
+from tavit_flwr.split.precision import set_precision
 
 
 def preset_of(config: TavitConfig) -> Preset:
@@ -72,6 +73,7 @@ def build_hosts(config: TavitConfig, moments: Mapping[str, dict[str, Tensor]]) -
     hosts = {}
     for name in body_names(config):
         body = build_body(architecture)
+        set_precision(body, config.compute.autocast)
         host = BodyHost(name, body, config.optimiser.server, architecture.body_dim, config.seed, device)
         if name in moments:
             host.load(saved_moments=moments[name])

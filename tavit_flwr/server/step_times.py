@@ -19,6 +19,7 @@ from tavit_flwr.split.client_side import head_backward, head_forward, tail_forwa
 from tavit_flwr.split.devices import choose_device
 from tavit_flwr.split.optimisers import build_optimiser
 from tavit_flwr.split.phases import PHASES, set_moving
+from tavit_flwr.split.precision import set_precision
 from tavit_flwr.split.server_side import body_backward
 
 
@@ -49,6 +50,7 @@ class TimedSteps:
         body = build_body(preset)
         for part, name in ((self._head, "head"), (self._tail, "tail"), (body, "body")):
             initialise_part(part, seed, "timed", name)
+            set_precision(part, config.compute.autocast)
         self._head.to(client_device)
         self._tail.to(client_device)
         moving = [*self._head.parameters(), *self._tail.parameters()]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tavit_flwr.errors import ModelError
 from tavit_flwr.restoration import mse
 from tavit_flwr.split.devices import device_of
+from tavit_flwr.split.precision import run
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class TailPass:
 def head_forward(head: nn.Module, degraded_BCPP: Tensor, *, moves: bool) -> HeadPass:
     """Run the head on its device, wherever the batch lies; keep its graph only when it moves."""
     with torch.set_grad_enabled(moves):
-        smashed, local = head(degraded_BCPP.to(device_of(head)))
+        smashed, local = run(head, degraded_BCPP.to(device_of(head)))
     leaves = tuple(tensor.detach().requires_grad_(moves) for tensor in local)
     return HeadPass(smashed, tuple(local), leaves)
 
@@ -98,7 +99,7 @@ def tail_forward_backward(
     device = head_pass.smashed.device
     features = features_BDGG.detach().to(device).requires_grad_(True)
     with torch.enable_grad():
-        restored = tail(features, head_pass.leaves, degraded_BCPP.to(device))
+        restored = run(tail, features, head_pass.leaves, degraded_BCPP.to(device))
         loss = mse(restored, clean_BCPP.to(device))
     loss.backward()  # type: ignore[no-untyped-call]
     if features.grad is None:
@@ -126,5 +127,5 @@ def head_backward(head_pass: HeadPass, grad_smashed_BDGG: Tensor, grad_local: tu
 def tail_restore(tail: nn.Module, features_BDGG: Tensor, head_pass: HeadPass, degraded_BCPP: Tensor) -> Tensor:
     """Run the tail for its output alone, [B, C, P, P], where the degraded windows lie: evaluation."""
     device = head_pass.smashed.device
-    restored: Tensor = tail(features_BDGG.to(device), head_pass.leaves, degraded_BCPP.to(device))
+    restored: Tensor = run(tail, features_BDGG.to(device), head_pass.leaves, degraded_BCPP.to(device))
     return restored.to(degraded_BCPP.device)

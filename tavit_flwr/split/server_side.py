@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tavit_flwr.split.devices import device_of
+from tavit_flwr.split.precision import run
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def body_forward(body: nn.Module, smashed_BDGG: Tensor, *, input_gradient: bool,
     """
     leaf = smashed_BDGG.detach().to(device_of(body)).requires_grad_(input_gradient)
     with torch.set_grad_enabled(input_gradient or moves):
-        features = body(leaf)
+        features = run(body, leaf)
     return BodyPass(leaf, features, moves)
 
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from tavit_flwr.restoration import mse
 from tavit_flwr.split.phases import Phase, set_moving
+from tavit_flwr.split.precision import run
 from tavit_flwr.split.server_side import cohort_weights
 
 
@@ -29,8 +30,8 @@ class UnsplitClient:
 
 def unsplit_forward(head: nn.Module, body: nn.Module, tail: nn.Module, degraded_BCPP: Tensor) -> Tensor:
     """Restore a batch through head, body and tail, [B, C, P, P]."""
-    smashed, local = head(degraded_BCPP)
-    restored: Tensor = tail(body(smashed), local, degraded_BCPP)
+    smashed, local = run(head, degraded_BCPP)
+    restored: Tensor = run(tail, run(body, smashed), local, degraded_BCPP)
     return restored
 
 
@@ -102,13 +103,13 @@ def _joint_losses(
     batches: Sequence[tuple[Tensor, Tensor]],
     dropout_seed: int | None,
 ) -> list[Tensor]:
-    outputs = [client.head(degraded) for client, (degraded, _) in zip(clients, batches, strict=True)]
+    outputs = [run(client.head, degraded) for client, (degraded, _) in zip(clients, batches, strict=True)]
     with torch.random.fork_rng(devices=[]):
         if dropout_seed is not None:
             torch.manual_seed(dropout_seed)
-        features = body(torch.cat([smashed for smashed, _ in outputs]))
+        features = run(body, torch.cat([smashed for smashed, _ in outputs]))
     pieces = features.split([len(degraded) for degraded, _ in batches])
     return [
-        mse(client.tail(piece, local, degraded), clean)
+        mse(run(client.tail, piece, local, degraded), clean)
         for client, (_, local), piece, (degraded, clean) in zip(clients, outputs, pieces, batches, strict=True)
     ]

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from tavit_flwr.config import BFLOAT16, FLOAT16, FLOAT32, INT8
 from tavit_flwr.errors import ProtocolError
+from tavit_flwr.split.finite import all_finite
 
 #: Name of a tensor's scale: the tensor's own and this.
 SCALE = ".scale"
@@ -131,7 +132,7 @@ def unpack(name: str, tensors: dict[str, Tensor], wire_type: str, where: str) ->
                 f"{name}{SCALE} of bfloat16 {shape}, zero or more", f"{scale.dtype} {tuple(scale.shape)}", where
             )
         tensor = tensor.float().mul_(scale.float())
-    if not torch.isfinite(tensor).all():
+    if not all_finite(tensor):
         raise ProtocolError(
             f"finite values in {name}", "NaN or infinity", where, "check the learning rate and the images"
         )

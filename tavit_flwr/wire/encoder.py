@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tavit_flwr.config import INT8
 from tavit_flwr.payloads import Payload
+from tavit_flwr.split.finite import all_finite
 from tavit_flwr.wire.dtypes import pack, unpack
 from tavit_flwr.wire.frames import encode, wire_type
 from tavit_flwr.wire.limits import Limits
@@ -57,7 +57,7 @@ class Encoder:
             before = self.residuals.get(name)
             if before is not None and before.shape == gradient.shape:
                 gradient = gradient + before
-            if torch.isfinite(gradient).all():
+            if all_finite(gradient):
                 self.residuals[name] = gradient - unpack(name, pack(name, gradient, INT8), INT8, name)
             changed[name] = gradient
         return replace(payload, **changed)

@@ -1,0 +1,166 @@
+"""What a step costs, counted: passes, optimiser steps, arithmetic, copies of tensors, frames and bytes. Never timed."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.nn.modules.module import register_module_forward_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from tavit_flwr.client.session import ClientSession
+from tavit_flwr.config import DTYPES, WireConfig
+from tavit_flwr.models import preset
+from tavit_flwr.server import body_service
+from tavit_flwr.server.body_service import BodyService
+from tavit_flwr.server.cost import part_costs
+
+PHASES = ("task-specific", "task-agnostic", "joint")
+STEPS = 3
+#: Crops of a step of the lab's clients.
+BATCH = 2
+#: D, G, G of the preset tiny.
+GRID = (32, 8, 8)
+#: Tensors that cross in a step, up and down; the first activations of a task-agnostic phase are the last step's lack.
+CROSSING = {"task-specific": (2, 2), "task-agnostic": (2, 1), "joint": (2, 2)}
+
+
+class Copies(TorchDispatchMode):
+    """Copies of tensors of the cut, around the parts and within them."""
+
+    NAMES = ("clone", "_to_copy", "copy_", "cat")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        named = function._schema.name.removeprefix("aten::") in self.NAMES
+        self.count += named and isinstance(result, torch.Tensor) and tuple(result.shape[-3:]) == GRID
+        return result
+
+
+class Arithmetic(TorchDispatchMode):
+    """FLOP of convolutions and matrix products; torch's fused attention on the CPU is not among them."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        if (formula := flop_registry.get(function._overloadpacket)) is not None:
+            self.count += formula(*arguments, **(options or {}), out_val=result)
+        return result
+
+
+class Watch:
+    """All that client and server do; a mode of torch sees its own thread alone, so there is one for each call."""
+
+    def __init__(self, monkeypatch, make):
+        self._modes = {"client": [], "server": []}
+
+        def watched(side, function):
+            def call(*arguments, **options):
+                with make() as mode:
+                    self._modes[side].append(mode)
+                    return function(*arguments, **options)
+
+            return call
+
+        work = BodyService._work
+        monkeypatch.setattr(ClientSession, "run", watched("client", ClientSession.run))
+        monkeypatch.setattr(body_service, "serve", watched("server", body_service.serve))
+        monkeypatch.setattr(
+            BodyService, "_work", lambda service, function, *rest, **options: work(
+                service, watched("server", function), *rest, **options
+            ),
+        )  # fmt: skip
+
+    def count(self, side):
+        return sum(mode.count for mode in self._modes[side])
+
+
+@pytest.mark.parametrize(
+    ("phase", "passes", "optimiser_steps"),
+    [
+        ("task-specific", {"head": STEPS, "body": STEPS, "tail": STEPS}, STEPS),
+        ("task-agnostic", {"head": STEPS, "body": STEPS, "tail": STEPS}, STEPS),
+        ("joint", {"head": STEPS, "body": STEPS, "tail": STEPS}, 2 * STEPS),
+    ],
+)
+def test_each_part_runs_once_a_step(make_lab, phase, passes, optimiser_steps):
+    lab = make_lab(["denoise"])
+    parts = {lab.clients[0].head: "head", lab.clients[0].tail: "tail", lab.body: "body"}
+    counted, stepped = Counter(), Counter()
+    hooks = [
+        register_module_forward_hook(lambda part, *_: counted.update([parts[part]] if part in parts else [])),
+        register_optimizer_step_post_hook(lambda optimiser, *_: stepped.update(["step"])),
+    ]
+    try:
+        lab.run_split(phase, STEPS)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert counted == passes
+    assert stepped["step"] == optimiser_steps
+
+
+def test_two_clients_share_one_pass_of_a_moving_body(make_lab):
+    lab, passes = make_lab(["denoise", "deblock"]), Counter()
+    lab.body.register_forward_hook(lambda *_: passes.update(["body"]))
+    lab.run_split("task-agnostic", STEPS)
+    assert passes["body"] == STEPS
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_no_gradient_is_computed_that_nobody_uses(make_lab, monkeypatch, phase):
+    """A backward pass costs a forward for a part's input and one for its weights; frozen parts have the first only."""
+    watch = Watch(monkeypatch, Arithmetic)
+    make_lab(["denoise"]).run_split(phase, STEPS)
+    head, body, tail = (STEPS * BATCH * part.flop for part in part_costs(preset("tiny"), preset("tiny").crop))
+    client, server = watch.count("client"), watch.count("server")
+    if phase == "task-agnostic":  # the head never, the tail for its input
+        assert head + 2 * tail <= client < 1.01 * (head + 2 * tail)
+    else:  # all but the gradient of the image
+        assert 2.9 * (head + tail) < client < 3 * (head + tail)
+    if phase == "task-specific":  # for the input alone; attention, a part of it, is not counted when it is frozen
+        assert server <= 2 * body
+    else:
+        assert server == 3 * body
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tensors_are_copied_no_more_than_the_protocol_needs(make_lab, monkeypatch, phase, dtype):
+    """Beyond the unsplit step: one conversion for each tensor and end where the wire has a type of its own.
+
+    As float32 a tensor becomes bytes and is read from them, with one copy each that torch does not see.
+    """
+    with Copies() as unsplit:
+        make_lab(["denoise"]).run_unsplit(phase, STEPS)
+    watch = Watch(monkeypatch, Copies)
+    make_lab(["denoise"]).run_split(phase, STEPS, wire=WireConfig(dtype=dtype))
+    extra = {"task-specific": 1, "task-agnostic": 0, "joint": 1}[
+        phase
+    ]  # a skip's gradient, kept until its head's comes
+    conversions = 0 if dtype == "float32" else sum(CROSSING[phase])
+    assert watch.count("client") + watch.count("server") == unsplit.count + STEPS * (extra + 2 * conversions)
+
+
+#: Bytes of a step's tensors of [2, 32, 8, 8], each, by type.
+TENSOR_BYTES = {"float32": 4 * 4096, "bfloat16": 2 * 4096, "float16": 2 * 4096 + 2, "int8": 4096 + 2 * 128}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bytes_of_a_session(make_lab, phase, dtype):
+    lab = make_lab(["denoise"])
+    lab.run_split(phase, STEPS, wire=WireConfig(dtype=dtype))
+    for way, tensors in zip(("up", "down"), CROSSING[phase], strict=True):
+        rows = lab.clients[0].ledger.as_dict()[way].values()
+        size, frames = sum(row["bytes"] for row in rows), sum(row["frames"] for row in rows)
+        headers = size - STEPS * tensors * TENSOR_BYTES[dtype]
+        assert 60 * frames <= headers <= 440 * frames, (way, headers / frames)
