@@ -6,7 +6,7 @@ STAMP := $(VENV)/.set-up
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo federation test check clean
+.PHONY: help setup demo federation bench test check clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -24,6 +24,9 @@ demo: $(STAMP) ## Train five clients on four tasks, about five minutes on two co
 
 federation: $(STAMP) ## Deploy a SuperLink with TLS and five SuperNodes on this machine, and run
 	$(BIN)/python -m simulations.federation
+
+bench: $(STAMP) ## Measure beside the limits, a quarter of an hour on two cores; outputs/bench.json
+	$(BIN)/python -m simulations.bench --quick
 
 test: $(STAMP) ## Run all tests, real Flower runs included
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope

@@ -80,6 +80,7 @@ class Channel:
 
     def answer(self, payload: Payload) -> None:
         """Answer the request last received."""
+        self._session.answered = time.time()
         self._session.exchange.answer(self._encode(payload))
 
     def finish(self, steps: int) -> None:

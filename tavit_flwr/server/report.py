@@ -84,7 +84,7 @@ class Report:
         self.count({"step_bytes": opened.frame_bytes()})
         began = min((session.began for _, session in opened.sessions.values() if session.began), default=0.0)
         self._totals.setdefault("first_step_time", began)
-        session_s = max((reply.metrics["wall-s"] for reply in usable), default=0.0)
+        session_s = _sessions_s(opened, usable)
         for task, replies in _by_task(usable).items():
             line = {
                 "event": "train", "round": plan.index, "cycle": plan.half_cycle, "phase": plan.phase,
@@ -199,6 +199,12 @@ def table(history: Sequence[dict[str, Any]]) -> str:
             f"{last['psnr_db']:>9.2f}{gain:>+14.2f} dB"
         )
     return "\n".join(rows)
+
+
+def _sessions_s(opened: Round, usable: Sequence[Reply]) -> float:
+    """Seconds from the first session's start to the last one's end: clients need not be at work at the same time."""
+    ended = [(opened.sessions[reply.participant.node_id][1].answered, reply.metrics["wall-s"]) for reply in usable]
+    return max((end for end, _ in ended), default=0.0) - min((end - wall_s for end, wall_s in ended), default=0.0)
 
 
 def _metric(name: str, label: str) -> str:

@@ -41,6 +41,8 @@ class Session:
         What the first stream drew for itself: only that one may come back.
     began : float
         Unix time of its first frame; 0 before.
+    answered : float
+        Unix time of its last answer; 0 before.
     steps_done : int
         Steps that were finished.
     alone_s : float
@@ -60,6 +62,7 @@ class Session:
     carrier: str = STREAM
     instance: str = ""
     began: float = 0.0
+    answered: float = 0.0
     steps_done: int = 0
     alone_s: float = 0.0
     error: str = ""

@@ -1,11 +1,10 @@
 """Where scripts write: never over what they did not make, and wherever a path may lead."""
 
-import json
 from contextlib import contextmanager
 
 import pytest
 
-from simulations import demo, overhead
+from simulations import demo
 from simulations.flower import RunOutcome
 from simulations.folders import own_folder
 from tavit_flwr.config import compose
@@ -93,16 +92,3 @@ def test_wrong_overrides_cost_nothing(flower, tmp_path, wrong):
         demo.main(["experiment=tiny", wrong, "--output", str(output)])
     assert (output / "results.json").exists()
     assert flower.asked == []
-
-
-def test_the_comparison_of_costs_reads_what_its_run_wrote(tmp_path, flower, monkeypatch):
-    output = tmp_path / "with space, and a comma"
-    output.mkdir()
-    lines = [{"event": "train", "phase": name, "left_out": [], "round_wall_s": 12.0} for name in overhead.PHASE_NAMES]
-    (output / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
-    monkeypatch.setattr(RunOutcome, "completed", True)
-    costs = overhead.demo_costs(flower, ["experiment=tiny"], compose("experiment=tiny"), 3, output)
-    assert costs == dict.fromkeys(overhead.PHASE_NAMES, 2.0)
-    (config,) = flower.asked
-    assert config.output_dir == str(output)
-    assert [(phase.kind, phase.steps) for phase in config.schedule.phases] == [(n, 3) for n in overhead.PHASE_NAMES]

@@ -1,0 +1,53 @@
+"""All benchmarks, one after another; their records in one file.
+
+``python -m simulations.bench --quick`` is `make bench`. Each benchmark runs in a process of its own, so that none has
+the threads, caches or memory of another, and writes its own file to ``outputs/bench``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from simulations.bench.record import Record, show
+from tavit_flwr.files import write_json
+
+#: Modules here, those first that disturb the machine least.
+BENCHMARKS = (
+    "wire_bytes", "phases", "protocol", "restore", "breakdown", "first_step", "steps", "naive_way", "scale",
+)  # fmt: skip
+
+
+def main(given: list[str] | None = None) -> int:
+    """Run them; 0 only when all ran."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="+", default=list(BENCHMARKS), choices=BENCHMARKS)
+    parser.add_argument("--output", type=Path, default=Path("outputs/bench.json"))
+    options = parser.parse_args(given)
+    folder, failed = options.output.parent / "bench", []
+    records: list[dict[str, Any]] = []
+    for name in options.only:
+        began, output = time.monotonic(), folder / f"{name}.json"
+        output.unlink(missing_ok=True)
+        words = [sys.executable, "-m", f"simulations.bench.{name}", "--output", str(output)]
+        status = subprocess.run([*words, *(["--quick"] if options.quick else [])], check=False).returncode
+        print(f"{name}: {time.monotonic() - began:.0f} s, exit status {status}", flush=True)
+        if status or not output.is_file():
+            failed.append(name)
+        else:
+            records += json.loads(output.read_text())["records"]
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.output, records)
+    show([Record(**one) for one in records])
+    print(f"{len(records)} records: {options.output}" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

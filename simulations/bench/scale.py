@@ -1,0 +1,102 @@
+"""What many simulated clients take: wall time, memory and disk by their number, two of them at once.
+
+``python -m simulations.bench.scale`` runs preset ``tiny`` in simulation with each number of clients, in turns: one
+task-specific round of all, one task-agnostic round of as many as run at once, and evaluation. It gives
+
+* ``client_round_ms``: the task-specific round's wall time over its clients;
+* ``memory_mib``: the peaks of the process that holds ServerApp and simulation and of the clients' actors, added up;
+  every process's own peak is in the JSON;
+* ``disk_mib``: what lies in Flower's home, the clients' states and the outputs at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from simulations.bench.cases import images, round_lines, words
+from simulations.bench.record import Record, arguments, report
+from simulations.bench.watch import Watch, disk_mib
+from simulations.flower import Flower, local_flower
+from tavit_flwr.config import override
+from tavit_flwr.errors import SessionError
+
+AT_ONCE = 2
+STEPS = 3
+#: Of processes that hold state of the run: the driver, which runs the ServerApp too, and the clients' actors.
+COUNTED = ("flower-simulation", "flwr-simulation", "ray::ClientAppActor")
+
+
+def main(given: list[str] | None = None) -> list[Record]:
+    """Measure in turns, print a table, and write the JSON."""
+    parser = arguments("scale", __doc__)
+    parser.add_argument("--clients", nargs="+", type=int, default=[5, 10, 20, 100], help="10 and 100 where it is quick")
+    parser.add_argument("--repeats", type=int, default=3, help="one where it is quick")
+    options = parser.parse_args(given)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        pictures = images(Path(name) / "images")
+        for repeat in range(1 if options.quick else options.repeats):
+            for clients in [10, 100] if options.quick else options.clients:
+                rows.append(measured(Path(name) / f"{clients}-{repeat}", clients, pictures))
+    found = [
+        Record.of(name, unit, *([row[key] for row in rows if row["clients"] == number] for number in (100, 10)))
+        for name, unit, key in (
+            ("scale_time/100_vs_10", "ms a client-round", "client_round_ms"),
+            ("scale_memory/100_vs_10", "MiB", "memory_mib"),
+        )
+        if {10, 100} <= {row["clients"] for row in rows}
+    ]
+    return report(options.output, found, rows, f"simulated clients, {AT_ONCE} at once, preset tiny")
+
+
+def measured(folder: Path, clients: int, pictures: Path) -> dict[str, Any]:
+    """Run once with that many clients, on a Flower of its own."""
+    with local_flower(folder / "flwr", {"TAVIT_STATE_DIR": f"{folder}/state"}) as flower, Watch(flower.home) as watch:
+        began = time.time()
+        lines = run(flower, clients, pictures, folder / "out")
+        wall_s = time.time() - began
+        used_mib = disk_mib(folder)
+    (line,) = round_lines(lines, "task-specific")
+    processes = sorted(watch.peak_kib.values(), key=lambda one: -one[1])
+    return {
+        "clients": clients, "client_round_ms": 1000 * line["round_wall_s"] / clients, "wall_s": wall_s,
+        "memory_mib": watch.memory_mib(*COUNTED), "all_memory_mib": watch.memory_mib(),
+        "driver_mib": watch.memory_mib(*COUNTED[:2]), "actors_mib": watch.memory_mib(COUNTED[2]),
+        "disk_mib": used_mib, "processes": [[kind, peak // 1024] for kind, peak in processes],
+    }  # fmt: skip
+
+
+def run(flower: Flower, clients: int, pictures: Path, output: Path) -> list[dict[str, Any]]:
+    """Run the clients, and give the lines of training.
+
+    Raises
+    ------
+    SessionError
+        Unless every client took part in the task-specific round.
+    """
+    phases = ",".join(f"{{kind:{kind},rounds:1,steps:{STEPS}}}" for kind in ("task-specific", "task-agnostic"))
+    given = words(
+        "tiny", clients, pictures, override("output_dir", output), "schedule.cycles=1", "schedule.evaluate_first=false",
+        f"schedule.phases=[{phases}]", f"federation.min_nodes={clients}", "federation.wait_for_nodes_s=120",
+        "federation.enrol_timeout_s=600", f"wire.max_sessions={max(256, clients)}",
+    )  # fmt: skip
+    federation = f"num-supernodes={clients} client-resources-num-cpus=1 init-args-num-cpus={AT_ONCE}"
+    outcome = flower.run_app(
+        Path(__file__).resolve().parents[2], {"hydra": shlex.join(given)}, ["--federation-config", federation]
+    )
+    path = output / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    trained = [line for line in lines if line["event"] == "train"]
+    took_part = sum(len(line["clients"]) for line in trained if line["phase"] == "task-specific")
+    if not outcome.completed or took_part < clients:
+        raise SessionError(f"a run of {clients} clients", outcome.log[-3000:], "flwr run")
+    return trained
+
+
+if __name__ == "__main__":
+    main()

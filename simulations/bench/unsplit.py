@@ -1,0 +1,83 @@
+"""The limit that no split can beat: the same model, batches and steps in one process on all cores."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from simulations.bench.record import cores
+from tavit_flwr.config import TavitConfig, images_of
+from tavit_flwr.data import BatchStream, load_client_data
+from tavit_flwr.degrade import degradation
+from tavit_flwr.errors import SessionError
+from tavit_flwr.models import build_parts
+from tavit_flwr.split.optimisers import build_optimiser
+from tavit_flwr.split.phases import PHASES
+from tavit_flwr.split.unsplit import UnsplitClient, unsplit_step
+
+PHASE_NAMES = ("task-specific", "task-agnostic")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds a client-step: on the wall, and of all cores."""
+
+    wall_s: float
+    cpu_s: float
+
+
+class UnsplitLoop:
+    """The experiment's clients in this process, one after another; the body steps on the cohort's mean."""
+
+    def __init__(self, config: TavitConfig) -> None:
+        self._clients: list[UnsplitClient] = []
+        self._streams: list[BatchStream] = []
+        body = None
+        for index, task in enumerate(config.clients):
+            parts = build_parts(config.model.preset, seed=config.seed, **config.model.overrides)
+            body = body or parts.body
+            optimiser = build_optimiser([*parts.head.parameters(), *parts.tail.parameters()], config.optimiser.client)
+            self._clients.append(UnsplitClient(task, parts.head, parts.tail, optimiser))
+            where = images_of(config, task)
+            images = load_client_data(
+                source=where.source, folder=where.folder, evaluation_folder=where.evaluation_folder,
+                held_out=config.data.held_out, halve_jpeg=config.data.halve_jpeg, crop=config.data.crop,
+                seed=config.seed, task=task, shard=0, num_shards=1,
+            )  # fmt: skip
+            settings = config.tasks[task]
+            degrade = None if where.paired else degradation(settings.degradation, settings.options)
+            stream = BatchStream(
+                images.train, degrade, crop=config.data.crop, batch_size=config.data.batch_size, seed=config.seed,
+                client=f"p{index}",
+            )  # fmt: skip
+            self._streams.append(stream)
+        if body is None:
+            raise SessionError("at least one client", "none", "configuration key 'clients'")
+        self._body = body
+        self._body_optimiser = build_optimiser(body.parameters(), config.optimiser.server)
+
+    def cost(self, phase: str, steps: int, warm_up: int = 1) -> Cost:
+        """Measure `steps` steps of every client, after some to warm up."""
+        torch.set_num_threads(cores())
+        for step in range(warm_up):
+            self._step(phase, step)
+        began, cpu_began = time.perf_counter(), time.process_time()
+        for step in range(steps):
+            self._step(phase, warm_up + step)
+        count = steps * len(self._clients)
+        return Cost((time.perf_counter() - began) / count, (time.process_time() - cpu_began) / count)
+
+    def batch_of_first(self, step: int) -> tuple[Tensor, Tensor]:
+        """A batch of the first client."""
+        batch = self._streams[0].batch(1, PHASE_NAMES[0], 1, step)
+        return batch.degraded_BCPP, batch.clean_BCPP
+
+    def _step(self, phase: str, step: int) -> None:
+        batches = [stream.batch(1, phase, 1, step) for stream in self._streams]
+        pairs = [(batch.degraded_BCPP, batch.clean_BCPP) for batch in batches]
+        groups = [slice(None)] if PHASES[phase].body_moves else [slice(i, i + 1) for i in range(len(pairs))]
+        for group in groups:
+            unsplit_step(self._clients[group], self._body, self._body_optimiser, pairs[group], PHASES[phase], 0)

@@ -1,0 +1,113 @@
+"""The benchmarks' own arithmetic; two small ones whole. Times are never asserted."""
+
+import importlib
+import json
+
+import pytest
+
+from simulations.bench import __main__ as every
+from simulations.bench import cases, steps, wire_bytes
+from simulations.bench.record import NAMES
+from simulations.bench.watch import Watch, disk_mib, family
+from simulations.flower import RunOutcome
+from tavit_flwr.config import compose
+from tavit_flwr.errors import SessionError
+
+
+@pytest.mark.parametrize("name", every.BENCHMARKS)
+def test_every_benchmark_is_a_command_that_tells_what_it_measures(name, capsys):
+    module = importlib.import_module(f"simulations.bench.{name}")
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert "--quick" in told
+    assert f"python -m simulations.bench.{name}" in told
+
+
+def test_bytes_are_counted_by_wire_type(tmp_path, monkeypatch):
+    monkeypatch.setattr(wire_bytes, "PRESETS", ("tiny",))
+    monkeypatch.setattr(wire_bytes, "STEPS", 2)
+    records = wire_bytes.main(["--quick", "--output", str(tmp_path / "bytes.json")])
+    assert [one.name for one in records] == ["bytes_ratio/bfloat16", "bytes_ratio/int8"]
+    rows = json.loads((tmp_path / "bytes.json").read_text())["rows"]
+    assert {(row["phase"], row["type"]) for row in rows} == {
+        (phase, kind) for phase in ("task-specific", "task-agnostic") for kind in ("float32", "bfloat16", "int8")
+    }
+    assert all(row["frame_bytes"] < row["tcp_bytes"] for row in rows)
+    sizes = {(row["phase"], row["type"]): row["frame_bytes"] for row in rows}
+    tensor = 4 * 32 * 16 * 16 * 4
+    assert 4 * tensor < sizes["task-specific", "float32"] < 4.1 * tensor
+    assert 0.5 < records[0].ratio < 0.51
+    assert 0.25 < records[1].ratio < 0.3
+
+
+def rows_of(*ratios):
+    return [
+        {
+            "carrier": "simulation", "preset": "small", "clients": 2, "phase": phase,
+            "split_ms": 10 * ratio, "unsplit_ms": 10.0,
+        }
+        for ratio in ratios
+        for phase in ("task-specific", "task-agnostic")
+    ]  # fmt: skip
+
+
+def test_a_record_of_steps_is_of_both_phases_round_by_round():
+    rows = rows_of(1.0, 2.0, 3.0)
+    rows[0]["split_ms"] = 20.0  # the first round's task-specific phase
+    (one,) = steps.records(rows)
+    assert one.name == "step_ratio/simulation/small/2"
+    assert (one.baseline, one.ratio) == (10.0, 2.0)
+    assert one.spread == pytest.approx(0.75)
+
+
+def test_quick_cases_have_names():
+    for carrier, listed in steps.QUICK.items():
+        for preset, clients in listed:
+            assert NAMES.fullmatch(f"step_ratio/{carrier}/{preset}/{clients}")
+
+
+class FakeFlower:
+    """Writes the lines of a run."""
+
+    def __init__(self, clients):
+        self.clients = clients
+        self.config = None
+
+    def run(self, overrides, nodes):
+        self.config = compose(overrides)
+        output = cases.Path(self.config.output_dir)
+        output.mkdir(parents=True)
+        lines = [
+            {"event": "train", "round": number, "phase": phase.kind, "task": task, "clients": [task]}
+            for number, phase in enumerate(self.config.schedule.phases, start=1)
+            for task in self.clients
+        ]
+        (output / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return RunOutcome(1, "finished:completed", "")
+
+
+def test_a_run_is_measured_only_if_every_client_took_part(tmp_path):
+    given = cases.words("tiny", 2, tmp_path)
+    whole = FakeFlower(["denoise", "deblock"])
+    _, lines = cases.train(whole, given, tmp_path / "with space", rounds=1, steps=7, nodes=2)
+    assert [line["task"] for line in cases.round_lines(lines, "task-specific")] == ["deblock"]
+    assert [(one.kind, one.steps) for one in whole.config.schedule.phases] == [
+        ("task-specific", 7), ("task-agnostic", 7)
+    ]  # fmt: skip
+    with pytest.raises(SessionError, match="every client took part"):
+        cases.train(FakeFlower(["denoise"]), given, tmp_path / "other", rounds=1, steps=7, nodes=2)
+
+
+def test_processor_time_between_two_moments_is_read_between_samples(tmp_path):
+    watch = Watch(tmp_path)
+    watch._times, watch._totals = [10.0, 20.0, 30.0], [0.0, 5.0, 25.0]
+    assert watch.cpu_s(15.0, 25.0) == 12.5
+    assert watch.cpu_s(5.0, 35.0) == 25.0
+
+
+def test_only_what_was_started_with_a_home_is_watched(tmp_path):
+    (tmp_path / "file").write_bytes(b"x" * 2**20)
+    assert disk_mib(tmp_path) == 1.0
+    assert family(tmp_path / "nobody's") == set()
