@@ -98,11 +98,13 @@ def _case(
     carrier: str, preset: str, clients: int, given: list[str], flower: Flower, folder: Path, plan: Plan
 ) -> list[dict[str, Any]]:
     loop = UnsplitLoop(config_of(given))
-    first = [loop.cost(phase, 1).wall_s for phase in PHASE_NAMES]
-    steps = int(min(200, max(4, plan.round_s / (max(first) * clients))))
+    for phase in PHASE_NAMES:
+        loop.cost(phase, 1)  # the first steps import and allocate
+    slowest_s = max(loop.cost(phase, 1).wall_s for phase in PHASE_NAMES)
+    steps = int(min(200, max(4, plan.round_s / (slowest_s * clients))))
     warm_up = carrier == "simulation"
     rows = []
-    before = [loop.cost(phase, steps) for phase in PHASE_NAMES]
+    before = [loop.median_cost(phase, steps) for phase in PHASE_NAMES]
     for repeat in range(plan.repeats):
         output = folder / f"{carrier}-{preset}-{clients}-{repeat}"
         with Watch(flower.home) as watch:
@@ -110,7 +112,7 @@ def _case(
                 flower, given, output, rounds=plan.rounds + warm_up, steps=steps,
                 nodes=clients if carrier == "simulation" else None,
             )  # fmt: skip
-        after = [loop.cost(phase, steps) for phase in PHASE_NAMES]
+        after = [loop.median_cost(phase, steps) for phase in PHASE_NAMES]
         for place, phase in enumerate(PHASE_NAMES):
             baseline = _mean(before[place], after[place])
             for line in round_lines(trained, phase)[int(warm_up) :]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from dataclasses import dataclass
 
@@ -69,6 +70,13 @@ class UnsplitLoop:
             self._step(phase, warm_up + step)
         count = steps * len(self._clients)
         return Cost((time.perf_counter() - began) / count, (time.process_time() - cpu_began) / count)
+
+    def median_cost(self, phase: str, steps: int, blocks: int = 4) -> Cost:
+        """Measure about `steps` steps of every client in blocks, and give the median block's."""
+        costs = [self.cost(phase, max(1, steps // blocks)) for _ in range(blocks)]
+        return Cost(
+            *(statistics.median(values) for values in zip(*((one.wall_s, one.cpu_s) for one in costs), strict=True))
+        )
 
     def batch_of_first(self, step: int) -> tuple[Tensor, Tensor]:
         """A batch of the first client."""
