@@ -47,10 +47,7 @@ class BodyService:
         self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
         self._cores = threads or os.cpu_count() or 1
-        # Frozen requests run side by side, a core each; torch keeps the number of threads per calling thread.
-        self._workers = ThreadPoolExecutor(
-            self._cores, thread_name_prefix="tavit-body", initializer=lambda: torch.set_num_threads(1)
-        )
+        self._workers = ThreadPoolExecutor(self._cores, thread_name_prefix="tavit-body")
         streams = wire.carrier != MESSAGES
         self.certificate = _certificate(wire) if streams and not wire.insecure else None
         self._server = (
@@ -214,7 +211,19 @@ class BodyService:
         session.exchange.end(failure)
 
     def _work(self, function: Callable[..., R], *args: object, **options: object) -> R:
-        return self._workers.submit(function, *args, **options).result()
+        """Run a frozen request beside the others.
+
+        The cores are shared out among the round's sessions, not among those that happen to wait: how many threads
+        add up a sum can change its last bits. torch keeps the number of threads per calling thread.
+        """
+        threads = max(1, self._cores // max(1, len(self._sessions)))
+
+        def run() -> R:
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
+            return function(*args, **options)
+
+        return self._workers.submit(run).result()
 
 
 def _certificate(wire: WireConfig) -> Certificate:

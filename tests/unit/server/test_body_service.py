@@ -161,3 +161,19 @@ def test_no_thread_is_left(host):
         stream.receive(Features, 0)
     left = [one.name for one in threading.enumerate() if one.name.startswith(("tavit-session", "tavit-watchdog"))]
     assert left == []
+
+
+@pytest.mark.parametrize(("cores", "opened", "threads"), [(4, 1, 4), (4, 2, 2), (4, 3, 1), (2, 5, 1)])
+def test_sessions_of_a_round_share_the_cores(host, monkeypatch, cores, opened, threads):
+    """However many wait: the number of threads may change the last bits of a result."""
+    seen = []
+    monkeypatch.setattr(host.body, "forward", lambda tensor: seen.append(torch.get_num_threads()) or 1 * tensor)
+    host.begin_phase(moves=False)
+    sessions = [Session(f"c{index}", "denoise", host, "task-specific", 2) for index in range(opened)]
+    with BodyService(WireConfig(), threads=cores) as service:
+        for session in sessions[1:]:
+            service.open(session)
+        with connect(service, sessions[0]) as stream:
+            stream.send(Smashed(0, smashed()))
+            stream.receive(Features, 0)
+    assert seen == [threads]
