@@ -14,12 +14,13 @@ from tavit_flwr.client.evaluation import Evaluation
 from tavit_flwr.client.held import take_in
 from tavit_flwr.client.jobs import Job, Result, by_stream
 from tavit_flwr.client.leftovers import forget_if_finished
+from tavit_flwr.client.lent import by_lent_body
 from tavit_flwr.client.messages import by_message
 from tavit_flwr.client.node import client_name, identify, slots
 from tavit_flwr.client.reach import choose_carrier
 from tavit_flwr.client.training import Training
 from tavit_flwr.client.workshop import Workshop
-from tavit_flwr.config import MESSAGES, ZSTD, from_json
+from tavit_flwr.config import LENT, MESSAGES, ZSTD, from_json
 from tavit_flwr.data import labels_of
 from tavit_flwr.errors import MissingWeightsError, ProtocolError, TavitError
 from tavit_flwr.payloads import EVALUATE_METRICS, TRAIN_METRICS, set_metrics
@@ -114,6 +115,8 @@ def _do(kind: type[Job], metrics: frozenset[str], message: Message, context: Con
     result: Result | None
     if order.carrier == MESSAGES:
         frames, result = by_message(kind, workshop, order, message.content, tensors)
+    elif order.carrier == LENT:
+        result = by_lent_body(kind.begin(workshop, order, tensors), workshop, order, tensors)
     else:
         result = by_stream(kind.begin(workshop, order, tensors), workshop, order)
     if kind is Evaluation and result is not None and forget_if_finished(workshop, order):
@@ -132,8 +135,7 @@ def _do(kind: type[Job], metrics: frozenset[str], message: Message, context: Con
 
 def _order(message: Message, context: Context) -> tuple[Order, Workshop, dict[str, Tensor]]:
     records = message.content.config_records
-    arrays = message.content.array_records.get(ARRAYS)
-    if CONFIG not in records or (arrays is not None and FRAMES in records):
+    if CONFIG not in records or (FRAMES in records and message.content.array_records):
         raise ProtocolError(
             f"records '{CONFIG}' and at most one of '{ARRAYS}' and '{FRAMES}' in the message",
             str(sorted(message.content)),
@@ -141,4 +143,4 @@ def _order(message: Message, context: Context) -> tuple[Order, Workshop, dict[st
     order = Order.from_record(records[CONFIG])
     config = from_json(order.config)
     workshop = Workshop.open(identify(context.node_config, config), config)
-    return order, workshop, {} if FRAMES in records else take_in(workshop, order, arrays)
+    return order, workshop, {} if FRAMES in records else take_in(workshop, order, message.content)

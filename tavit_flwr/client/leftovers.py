@@ -16,7 +16,7 @@ from tavit_flwr.wire.records import Order
 logger = logging.getLogger("flwr")
 
 _HASHED = re.compile(r"^[0-9a-f]{16}$")
-_OF_A_RUN = re.compile(r"^(moments-\d{6}|weights-[0-9a-f]{16})\.safetensors$")
+_OF_A_RUN = re.compile(r"^(moments-\d{6}|(arrays|body)-[0-9a-f]{16})\.safetensors$")
 
 
 @dataclass(frozen=True)

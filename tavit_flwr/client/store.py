@@ -1,4 +1,4 @@
-"""The client's private store, on the node's own disk: optimiser moments, and the head and tail that it has last."""
+"""The client's private store, on the node's own disk: optimiser moments, and the weights that it has last."""
 
 from __future__ import annotations
 
@@ -78,37 +78,37 @@ class PrivateStore:
             ) from error
         return tensors
 
-    def save_weights(self, key: str, tensors: dict[str, Tensor]) -> None:
-        """Keep head and tail under the key of their content, in place of those before.
+    def save_weights(self, kind: str, key: str, tensors: dict[str, Tensor], beside: str) -> None:
+        """Keep weights of one kind under the key of their content, and of those before only `beside`.
 
         Raises
         ------
         CheckpointError
             When the disk is full or the folder cannot be written.
         """
-        path = self._weights(key)
+        path = self._weights(kind, key)
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not path.is_file():
                 write_tensors(path, tensors)
-            for old in set(self.folder.glob("weights-*.safetensors")) - {path}:
+            for old in set(self.folder.glob(f"{kind}-*.safetensors")) - {path, self._weights(kind, beside)}:
                 old.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
-                "room for this client's head and tail", str(error), f"{self.folder}",
+                "room for the weights that this client works with", str(error), f"{self.folder}",
                 "free space or set the node's state-dir",
             ) from error  # fmt: skip
 
-    def load_weights(self, key: str) -> dict[str, Tensor] | None:
-        """Read head and tail; None where these are not there, or not readable."""
+    def load_weights(self, kind: str, key: str) -> dict[str, Tensor] | None:
+        """Read weights; None where these are not there, or not readable."""
         try:
-            tensors: dict[str, Tensor] = load_file(self._weights(key))
+            tensors: dict[str, Tensor] = load_file(self._weights(kind, key))
         except (SafetensorError, OSError):
             return None
         return tensors
 
-    def _weights(self, key: str) -> Path:
-        return self.folder / f"weights-{hashed(key)}.safetensors"
+    def _weights(self, kind: str, key: str) -> Path:
+        return self.folder / f"{kind}-{hashed(key)}.safetensors"
 
 
 def hashed(name: str) -> str:

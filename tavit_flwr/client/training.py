@@ -18,7 +18,7 @@ from tavit_flwr.data import BatchStream
 from tavit_flwr.split.optimisers import build_optimiser, learning_rate, load_moments, moments, set_learning_rate
 from tavit_flwr.split.phases import phase_named
 from tavit_flwr.wire.carrier import Carrier
-from tavit_flwr.wire.records import Order, content_key, parts_to_arrays
+from tavit_flwr.wire.records import ARRAYS, Order, content_key, parts_of, parts_to_arrays
 
 logger = logging.getLogger("flwr")
 
@@ -107,8 +107,8 @@ class Training:
             head, tail = self._head.state_dict(), self._tail.state_dict()
             arrays = parts_to_arrays(head, tail)
             if self._order.alone:
-                parts = above("head/", head) | above("tail/", tail)
-                keep(self._workshop, self._order, parts, content_key(head, tail))
+                parts = above("", parts_of(head, tail))
+                keep(self._workshop, self._order, ARRAYS, parts, content_key(parts))
         losses = self._outcome.losses
         metrics = {
             "loss-first": losses[0],

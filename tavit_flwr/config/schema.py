@@ -58,6 +58,7 @@ class ScheduleConfig:
     cycles: int = 3
     phases: list[PhaseConfig] = field(default_factory=list)
     evaluate_first: bool = True
+    lend_body: bool = False  # to clients, for task-specific rounds; beyond the paper
     every_phase: str | None = None  # a kind: all phases become phases of it, with their rounds and steps
 
     @property
@@ -113,6 +114,9 @@ class WireTypesConfig:
 
 #: What carries the frames of a session. `AUTO` is for each client the first that it can use.
 STREAM, MESSAGES, AUTO = "stream", "messages", "auto"
+
+#: In place of a carrier: the client has the body itself, and nothing has to be carried.
+LENT = "lent"
 
 
 @dataclass

@@ -52,6 +52,8 @@ class RunState:
         Whose moments belong to the checkpoint.
     versions : dict
         Client to the round whose moments it holds.
+    held : dict
+        Which weights each client was sent last; see `tavit_flwr.server.supply.Supply`.
     history : list of dict
         The metric lines so far.
     totals : dict
@@ -65,6 +67,7 @@ class RunState:
     participants: dict[str, str] = field(default_factory=dict)
     bodies: list[str] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=dict)
+    held: dict[str, str] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     totals: dict[str, float] = field(default_factory=dict)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
@@ -13,7 +13,7 @@ from tavit_flwr.errors import ProtocolError, TavitError
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.wire.exchange import Attachment
 from tavit_flwr.wire.messages import FRAMES, frames_of, frames_record
-from tavit_flwr.wire.records import ARRAYS, CONFIG, METRICS, MISSING_WEIGHTS
+from tavit_flwr.wire.records import CONFIG, METRICS, MISSING_WEIGHTS
 
 logger = logging.getLogger("flwr")
 
@@ -34,7 +34,7 @@ class Correspondence:
     service : BodyService
         Hosts the session that the order names.
     resupply : callable
-        Gives a node the head and tail that it was sent before and has lost.
+        Gives a node the weights that it was sent before and has lost.
     on_answer : callable
         Called, from any thread, when there may be something to send.
 
@@ -48,7 +48,7 @@ class Correspondence:
         self,
         order: Message,
         service: BodyService,
-        resupply: Callable[[int], ArrayRecord],
+        resupply: Callable[[int], dict[str, ArrayRecord]],
         on_answer: Callable[[], object],
     ) -> None:
         self.order = order
@@ -103,7 +103,7 @@ class Correspondence:
             return None
         if self._asks_for_weights:
             self._asks_for_weights = False
-            return self._message(ARRAYS, self._resupply(self.node))
+            return self._message(self._resupply(self.node))
         try:
             if self._attachment is not None:
                 self._attachment.check()  # an ended session has no use for what the client may still send
@@ -116,10 +116,10 @@ class Correspondence:
             self.final = self._last
             return None
         answers, self._answers = self._answers, []
-        return self._message(FRAMES, frames_record(answers))
+        return self._message({FRAMES: frames_record(answers)})
 
-    def _message(self, name: str, record: ArrayRecord | ConfigRecord) -> Message:
-        content = RecordDict({CONFIG: self.order.content.config_records[CONFIG], name: record})
+    def _message(self, records: Mapping[str, ArrayRecord | ConfigRecord]) -> Message:
+        content = RecordDict({CONFIG: self.order.content.config_records[CONFIG], **records})
         return Message(content=content, message_type=self.order.metadata.message_type, dst_node_id=self.node)
 
     def _work_off(self) -> bool:

@@ -99,7 +99,7 @@ def estimate(config: TavitConfig) -> Cost:
     head, body, tail = part_costs(preset_of(config), config.data.crop)
     shape = step_shape(config)
     batch = shape[0]
-    part_bytes = (head.parameters + tail.parameters) * _FLOAT32
+    part_bytes, body_bytes = (head.parameters + tail.parameters) * _FLOAT32, body.parameters * _FLOAT32
     everyone = len(config.clients)
     chosen = max(1, round(config.federation.fraction * everyone))
     evaluations = int(config.schedule.evaluate_first) + sum(one.ends_phase for one in plan(config.schedule))
@@ -109,16 +109,21 @@ def estimate(config: TavitConfig) -> Cost:
         phase, count = PHASES[one.phase], one.steps * chosen
         steps += count
         client_flop += count * batch * (_head_passes(phase) * head.flop + _passes(phase.client_moves) * tail.flop)
-        server_flop += count * batch * _passes(phase.body_moves) * body.flop
+        of_body = count * batch * _passes(phase.body_moves) * body.flop
+        if config.schedule.lend_body and not phase.body_moves:
+            client_flop += of_body
+            continue
+        server_flop += of_body
         limits = Limits.of(config.wire, one.phase)
         up += count * 2 * packed_bytes(shape, limits.up)
         down += count * (2 if phase.client_moves else 1) * packed_bytes(shape, limits.down)
+    weights = _journeys(config, plans, chosen) * part_bytes + _loans(config, plans, chosen) * body_bytes
     limits = Limits.of(config.wire, "evaluate")
     window_bytes = sum(packed_bytes((1, *shape[1:]), one) for one in (limits.up, limits.down))
     windows = window_count(*PHOTOGRAPH, config.data.crop, config.evaluation.stride)
     return Cost(
         rounds=len(plans), client_steps=steps, crops=steps * batch, client_flop=client_flop, server_flop=server_flop,
-        bytes_up=up, bytes_down=down, weight_bytes=_journeys(config, plans, chosen) * part_bytes,
+        bytes_up=up, bytes_down=down, weight_bytes=weights,
         evaluations=evaluations, image_windows=windows,
         image_flop=windows * (head.flop + body.flop + tail.flop), image_bytes=windows * window_bytes,
     )  # fmt: skip
@@ -150,6 +155,20 @@ def _journeys(config: TavitConfig, plans: Sequence[RoundPlan], chosen: int) -> i
             held |= {client: versions[task] for client, task in taking_part if tasks[task] == 1}
         if one.ends_phase:
             send(clients)
+    return count
+
+
+def _loans(config: TavitConfig, plans: Sequence[RoundPlan], chosen: int) -> int:
+    """How often a body is lent: each version once to each client that takes part while it is frozen."""
+    version, count, held = 0, 0, dict.fromkeys(range(len(config.clients)), -1)
+    for one in plans if config.schedule.lend_body else ():
+        if PHASES[one.phase].body_moves:
+            version += 1
+            continue
+        for place in range(chosen):
+            client = (one.turn * chosen + place) % len(held)
+            count += held[client] != version
+            held[client] = version
     return count
 
 

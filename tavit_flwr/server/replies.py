@@ -17,7 +17,7 @@ from tavit_flwr.server.enrolment import Participant
 from tavit_flwr.server.rounds import Round
 from tavit_flwr.server.schedule import RoundPlan
 from tavit_flwr.server.sessions import Session
-from tavit_flwr.wire.records import ARRAYS, METRICS, arrays_bytes, arrays_to_parts, content_key
+from tavit_flwr.wire.records import ARRAYS, METRICS, arrays_bytes, arrays_to_parts
 
 logger = logging.getLogger("flwr")
 
@@ -110,8 +110,8 @@ def _read(
     head, tail = arrays_to_parts(arrays)
     check_state(head, weights.heads[participant.task], f"{who}, head")
     check_state(tail, weights.tails[participant.task], f"{who}, tail")
-    if participant.client in opened.alone:
-        opened.holdings.note(participant.client, content_key(head, tail))
+    if opened.supply is not None and participant.client in opened.alone:
+        opened.supply.kept(participant, head, tail)
     examples = metrics[kind.counted]
     return Reply(participant, metrics, ClientWeights(participant.client, participant.task, examples, head, tail))
 

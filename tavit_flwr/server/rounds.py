@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, Message, MessageType
 
-from tavit_flwr.config import TavitConfig
+from tavit_flwr.config import LENT, TavitConfig
 from tavit_flwr.data import labels_of
-from tavit_flwr.errors import SessionError
 from tavit_flwr.server.aggregation import Weights
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.body_service import BodyService
+from tavit_flwr.server.checkpoint import RunState
 from tavit_flwr.server.cohort import Cohort, Member
 from tavit_flwr.server.enrolment import Participant
-from tavit_flwr.server.holdings import Holdings
 from tavit_flwr.server.schedule import RoundPlan
 from tavit_flwr.server.sessions import EVALUATE, Session
+from tavit_flwr.server.supply import Supply
 from tavit_flwr.split.phases import PHASES
-from tavit_flwr.wire.records import Order, arrays_bytes, content_of, parts_to_arrays
+from tavit_flwr.wire.records import Order, content_of
 
 
 @dataclass
@@ -48,12 +48,8 @@ class Round:
         Node id to the time at which its session was first seen to have ended early.
     labels : dict
         Task to the sets of held-out images that its scores may be told apart by.
-    arrays : dict
-        Task to head and tail as they travel, made once for all clients of a task.
-    weights : Weights or None
-        What `arrays` are made of.
-    holdings : Holdings
-        Which of them clients have.
+    supply : Supply or None
+        The weights that its orders are about.
     alone : set of str
         Clients that are the only ones to train their task in this round.
     """
@@ -68,25 +64,12 @@ class Round:
     lost: set[int] = field(default_factory=set)
     ended: dict[int, float] = field(default_factory=dict)
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    arrays: dict[str, ArrayRecord] = field(default_factory=dict)
-    weights: Weights | None = None
-    holdings: Holdings = field(default_factory=Holdings)
+    supply: Supply | None = None
     alone: set[str] = field(default_factory=set)
 
-    def supply(self, one: Participant) -> ArrayRecord:
-        """Head and tail for a client that does not have them; counted."""
-        arrays = self.arrays.get(one.task)
-        if arrays is None:
-            if self.weights is None:
-                raise SessionError("a round with weights", "none", f"client {one.client}")
-            arrays = parts_to_arrays(self.weights.heads[one.task], self.weights.tails[one.task])
-            self.arrays[one.task] = arrays
-        self.bytes_down += arrays_bytes(arrays)
-        return arrays
-
-    def resupply(self, node: int) -> ArrayRecord:
-        """Head and tail for a node that has lost them."""
-        return self.supply(self.sessions[node][0])
+    def resupply(self, node: int) -> dict[str, ArrayRecord]:
+        """Weights for a node that has lost what it was sent before."""
+        return self.supply.everything(self.sessions[node][0]) if self.supply is not None else {}
 
     def sender(self, reply: Message) -> int:
         """The node that was asked; the SuperLink answers in its own name for a node that it has given up."""
@@ -110,7 +93,7 @@ class Round:
         """Take over what another round of the same evaluation held."""
         self.sessions |= other.sessions
         self.bytes_up += other.bytes_up
-        self.bytes_down += other.bytes_down
+        self.bytes_down += other.bytes_down + (other.supply.bytes if other.supply is not None else 0)
         self.problems += other.problems
 
     def frame_bytes(self) -> int:
@@ -122,7 +105,8 @@ class Round:
         """Bytes up and down: frames of all sessions, and weights in messages."""
         ledgers = [session.ledger for _, session in self.sessions.values()]
         up = self.bytes_up + sum(ledger.total("up") for ledger in ledgers)
-        return up, self.bytes_down + sum(ledger.total("down") for ledger in ledgers)
+        down = self.bytes_down + (self.supply.bytes if self.supply is not None else 0)
+        return up, down + sum(ledger.total("down") for ledger in ledgers)
 
 
 @dataclass(frozen=True)
@@ -139,21 +123,18 @@ class RoundOpener:
         The experiment.
     config_json : str
         The same, as it goes to clients.
-    run_key : str
-        Names the run for clients' private stores.
+    state : RunState
+        Names the run for clients' private stores, and knows which weights they have.
     shape : tuple of int
         [B, D, G, G] of every minibatch.
-    holdings : Holdings
-        Which heads and tails clients have.
     """
 
     service: BodyService
     hosts: Mapping[str, BodyHost]
     config: TavitConfig
     config_json: str
-    run_key: str
+    state: RunState
     shape: tuple[int, ...]
-    holdings: Holdings = field(default_factory=Holdings)
 
     def train(
         self, plan: RoundPlan, chosen: Sequence[Participant], weights: Weights, versions: Mapping[str, int]
@@ -162,7 +143,8 @@ class RoundOpener:
         phase = PHASES[plan.phase]
         together = self.config.wire.minibatches_per_message
         steps, shape = plan.steps // together, (self.shape[0] * together, *self.shape[1:])
-        opened = Round(weights=weights, holdings=self.holdings)
+        lends = self.config.schedule.lend_body and not phase.body_moves
+        opened = Round(supply=Supply(weights, self.state.held, lends=lends))
         if phase.client_moves:
             counts = Counter(one.task for one in chosen)
             opened.alone = {one.client for one in chosen if counts[one.task] == 1}
@@ -186,10 +168,12 @@ class RoundOpener:
             host = self.hosts[one.enrolment.body]
             session = Session(
                 one.client, one.task, host, plan.phase, steps, cohorts.get(host.name), shape,
-                carrier=one.enrolment.carrier,
+                carrier=LENT if lends else one.enrolment.carrier,
             )  # fmt: skip
-            order = self._order(opened, session, plan, versions.get(one.client, 0))
-            messages.append(self._message(opened, one, session, order, MessageType.TRAIN))
+            if lends:  # the service sees nothing of it
+                session.steps_done = steps
+            order = self._order(opened, one, session, plan, versions.get(one.client, 0))
+            messages.append(_message(opened, one, session, order, MessageType.TRAIN))
         return opened, messages
 
     def evaluate(
@@ -197,26 +181,31 @@ class RoundOpener:
     ) -> tuple[Round, list[Message]]:
         """Open one evaluation session for each of these clients."""
         labels = {task: labels_of(self.config, task) for task in self.config.tasks}
-        opened = Round(labels=labels, weights=weights, holdings=self.holdings)
+        opened = Round(labels=labels, supply=Supply(weights, self.state.held))
         for host in self.hosts.values():
             host.begin_phase(moves=False)
         messages = []
         for one in chosen:
             host = self.hosts[one.enrolment.body]
             session = Session(one.client, one.task, host, EVALUATE, 0, carrier=one.enrolment.carrier)
-            order = self._order(opened, session, plan, 0, pictures=pictures)
-            messages.append(self._message(opened, one, session, order, MessageType.EVALUATE))
+            order = self._order(opened, one, session, plan, 0, pictures=pictures)
+            messages.append(_message(opened, one, session, order, MessageType.EVALUATE))
         return opened, messages
 
     def _order(
-        self, opened: Round, session: Session, plan: RoundPlan, version: int, *, pictures: bool = False
+        self,
+        opened: Round,
+        one: Participant,
+        session: Session,
+        plan: RoundPlan,
+        version: int,
+        *,
+        pictures: bool = False,
     ) -> Order:
-        certificate = self.service.certificate
-        if opened.weights is None:
-            raise SessionError("a round with weights", "none", session.where)
+        certificate, supply = self.service.certificate, opened.supply
         return Order(
             config=self.config_json,
-            run_key=self.run_key,
+            run_key=self.state.run_key,
             address=self.service.address,
             token=self.service.open(session),
             certificate_pem=certificate.certificate_pem if certificate else b"",
@@ -227,17 +216,17 @@ class RoundOpener:
             steps=session.steps,
             version=version,
             next_version=plan.index,
-            weights=self.holdings.key(session.task, opened.weights),
+            weights=supply.parts_key(one) if supply is not None else "",
+            body=supply.body_key(one) if supply is not None else "",
             alone=session.client in opened.alone,
             pictures=pictures,
             progress=plan.progress,
         )
 
-    @staticmethod
-    def _message(opened: Round, one: Participant, session: Session, order: Order, kind: str) -> Message:
-        opened.sessions[one.node_id] = (one, session)
-        arrays = None if opened.holdings.has(one.client, order.weights) else opened.supply(one)
-        opened.holdings.note(one.client, order.weights)
-        message = Message(content=content_of(order=order, arrays=arrays), message_type=kind, dst_node_id=one.node_id)
-        opened.messages.append(message)
-        return message
+
+def _message(opened: Round, one: Participant, session: Session, order: Order, kind: str) -> Message:
+    opened.sessions[one.node_id] = (one, session)
+    records = opened.supply.missing(one) if opened.supply is not None else {}
+    message = Message(content=content_of(order, records), message_type=kind, dst_node_id=one.node_id)
+    opened.messages.append(message)
+    return message

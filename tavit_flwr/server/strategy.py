@@ -119,7 +119,7 @@ class TAViT(Strategy):
         load_weights(self._hosts, self._weights, self.config)
         with BodyService(self.config.wire, self.config.compute.server_threads) as service, self._record:
             self._opener = RoundOpener(
-                service, self._hosts, self.config, to_json(self.config), self.state.run_key, step_shape(self.config)
+                service, self._hosts, self.config, to_json(self.config), self.state, step_shape(self.config)
             )
             logger.info("%s", service.describe())
             if self.config.wire.insecure:

@@ -43,7 +43,7 @@ class PatientGrid(Grid):
     followed : callable
         Told of each message that follows upon a reply which is not the last: its number and its node.
     resupply : callable
-        Gives a node the head and tail that it has lost.
+        Gives a node the weights that it has lost.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class PatientGrid(Grid):
         service: BodyService,
         hopeless: Callable[[Sequence[int]], bool],
         followed: Callable[[str, int], None],
-        resupply: Callable[[int], ArrayRecord],
+        resupply: Callable[[int], dict[str, ArrayRecord]],
     ) -> None:
         self._grid = grid
         self._service = service

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -20,6 +20,7 @@ MISSING_WEIGHTS = 1002
 
 CONFIG = "config"
 ARRAYS = "arrays"
+BODY = "body"
 METRICS = "metrics"
 
 
@@ -50,6 +51,8 @@ class Order:
     weights : str
         `content_key` of the head and tail to begin with; they come with the first message that names them, and are
         kept.
+    body : str
+        The same of the body, where this client is lent it for a round in which it is frozen; empty otherwise.
     alone : bool
         Whether no other client trains this task in the round, so that what the session ends with is the next version.
     pictures : bool
@@ -71,6 +74,7 @@ class Order:
     version: int
     next_version: int
     weights: str = ""
+    body: str = ""
     alone: bool = False
     pictures: bool = False
     progress: float = 0.0
@@ -160,41 +164,58 @@ class Enrolment:
         return cls(**values)
 
 
-def parts_to_arrays(head: dict[str, Tensor], tail: dict[str, Tensor]) -> ArrayRecord:
-    """Heads and tails as one ArrayRecord with names ``head/...`` and ``tail/...``."""
-    flat = {f"head/{name}": tensor for name, tensor in head.items()}
-    flat |= {f"tail/{name}": tensor for name, tensor in tail.items()}
-    return ArrayRecord(torch_state_dict=flat)
+def parts_of(head: Mapping[str, Tensor], tail: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Head and tail as one dict with names ``head/...`` and ``tail/...``."""
+    return {f"head/{name}": tensor for name, tensor in head.items()} | {
+        f"tail/{name}": tensor for name, tensor in tail.items()
+    }
 
 
-def arrays_to_parts(arrays: ArrayRecord) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Undo `parts_to_arrays`.
+def tensors_to_arrays(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    """Weights as Flower carries them."""
+    return ArrayRecord(torch_state_dict=dict(tensors))
+
+
+def arrays_to_tensors(arrays: ArrayRecord, prefixes: Sequence[str]) -> dict[str, Tensor]:
+    """Undo `tensors_to_arrays`.
 
     Raises
     ------
     ProtocolError
-        When a name belongs to neither head nor tail, or a tensor is not float32.
+        When a name has none of the prefixes, or a tensor is not float32.
     """
-    parts: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in PART_PREFIXES}
+    tensors = {}
     for name in arrays:
-        prefix = next((prefix for prefix in PART_PREFIXES if name.startswith(prefix)), None)
-        if prefix is None:
-            raise ProtocolError(f"arrays named {' or '.join(PART_PREFIXES)}...", repr(name))
-        tensor = torch.from_numpy(arrays[name].numpy().copy())
-        if tensor.dtype != torch.float32:
-            raise ProtocolError(f"'{name}' in float32", str(tensor.dtype))
-        parts[prefix][name.removeprefix(prefix)] = tensor
-    return parts["head/"], parts["tail/"]
+        if not name.startswith(tuple(prefixes)):
+            raise ProtocolError(f"arrays named {' or '.join(prefixes)}...", repr(name))
+        tensors[name] = torch.from_numpy(arrays[name].numpy().copy())
+        if tensors[name].dtype != torch.float32:
+            raise ProtocolError(f"'{name}' in float32", str(tensors[name].dtype))
+    return tensors
 
 
-def content_key(head: Mapping[str, Tensor], tail: Mapping[str, Tensor]) -> str:
-    """Name head and tail by their content: SHA-256 over names, shapes and bits."""
+def parts_to_arrays(head: Mapping[str, Tensor], tail: Mapping[str, Tensor]) -> ArrayRecord:
+    """Head and tail as Flower carries them."""
+    return tensors_to_arrays(parts_of(head, tail))
+
+
+def arrays_to_parts(arrays: ArrayRecord) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Undo `parts_to_arrays`; errors as in `arrays_to_tensors`."""
+    tensors = arrays_to_tensors(arrays, PART_PREFIXES)
+    head, tail = (
+        {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        for prefix in PART_PREFIXES
+    )
+    return head, tail
+
+
+def content_key(tensors: Mapping[str, Tensor]) -> str:
+    """Name weights by their content: SHA-256 over names, shapes and bits."""
     digest = hashlib.sha256()
-    for prefix, part in zip(PART_PREFIXES, (head, tail), strict=True):
-        for name in sorted(part):
-            tensor = part[name].detach().cpu().contiguous()
-            digest.update(f"{prefix}{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -203,14 +224,9 @@ def arrays_bytes(arrays: ArrayRecord) -> int:
     return sum(len(array.data) for array in arrays.values())
 
 
-def content_of(*, order: Order | None = None, arrays: ArrayRecord | None = None) -> RecordDict:
-    """Assemble a message's content."""
-    content = RecordDict()
-    if order is not None:
-        content[CONFIG] = order.to_record()
-    if arrays is not None:
-        content[ARRAYS] = arrays
-    return content
+def content_of(order: Order, records: Mapping[str, ArrayRecord]) -> RecordDict:
+    """Assemble an order's message."""
+    return RecordDict({CONFIG: order.to_record(), **records})
 
 
 def metrics_record(values: dict[str, float], allowed: frozenset[str]) -> MetricRecord:

@@ -50,7 +50,7 @@ def test_what_is_not_a_stores_is_never_found(tmp_path):
     folder = save(tmp_path / "state", "r").folder
     (folder / "notes.safetensors").touch()
     (folder / "moments-1.safetensors").touch()
-    (folder / "weights-1.safetensors").touch()
+    (folder / "arrays-1.safetensors").touch()
     target = tmp_path / "elsewhere"
     target.mkdir()
     (target / "moments-000001.safetensors").touch()

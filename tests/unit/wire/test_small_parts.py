@@ -192,5 +192,5 @@ def test_arrays_of_another_name_or_type_are_refused(name, tensor):
 
 
 def test_contents_hold_what_they_are_given():
-    assert set(content_of(order=ORDER)) == {"config"}
-    assert set(content_of(arrays=parts_to_arrays({}, {}))) == {"arrays"}
+    assert set(content_of(ORDER, {})) == {"config"}
+    assert set(content_of(ORDER, {"arrays": parts_to_arrays({}, {})})) == {"config", "arrays"}
