@@ -22,7 +22,7 @@ from simulations.flower import ROOT, Flower
 from tavit_flwr.errors import SessionError
 
 NODES, BATCH, CROP = 2, 4, 64
-STEPS = 40
+STEPS = 100
 
 
 def main(given: list[str] | None = None) -> list[Record]:

@@ -2,7 +2,8 @@
 
 ``python -m simulations.bench.steps`` measures, in turns, for each preset and number of clients at once
 
-* ``unsplit``: one process, torch on all cores, clients one after another; before and after each run;
+* ``unsplit``: one process, clients one after another, torch on all cores or on one, whichever is faster; before and
+  after each run;
 * ``simulation``: a ``flwr run`` in simulation, TLS on, the cores shared out among the clients;
 * ``deployment``: the same on a SuperLink and SuperNodes on loopback, TLS and keys on.
 
@@ -52,8 +53,16 @@ def main(given: list[str] | None = None) -> list[Record]:
     parser.add_argument("--presets", nargs="+", default=["tiny", "small", "paper"])
     parser.add_argument("--clients", nargs="+", type=int, default=list(CLIENTS), choices=CLIENTS)
     parser.add_argument("--repeats", type=int, default=3, help="runs of each case; one where it is quick")
+    parser.add_argument(
+        "--environment",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the Flower processes, not of the unsplit one",
+    )
     options = parser.parse_args(given)
     plan = Plan(2.5, 2, 1) if options.quick else Plan(12, 3, options.repeats)
+    environment = dict(pair.split("=", 1) for pair in options.environment)
     rows: list[dict[str, Any]] = []
     for carrier in options.carriers:
         every = [(preset, clients) for clients in CLIENTS for preset in ("tiny", "small", "paper")]
@@ -62,23 +71,28 @@ def main(given: list[str] | None = None) -> list[Record]:
             if case[0] in options.presets and case[1] in options.clients
         ]  # fmt: skip
         with tempfile.TemporaryDirectory() as name:
-            (simulated if carrier == "simulation" else deployed)(Path(name), cases, plan, rows)
+            measure = simulated if carrier == "simulation" else deployed
+            measure(Path(name), cases, plan, environment, rows)
     return report(options.output, records(rows), rows, "a client-step, split and unsplit")
 
 
-def simulated(folder: Path, cases: Sequence[tuple[str, int]], plan: Plan, rows: list[dict[str, Any]]) -> None:
+def simulated(
+    folder: Path, cases: Sequence[tuple[str, int]], plan: Plan, environment: dict[str, str], rows: list[dict[str, Any]]
+) -> None:
     """Measure the cases in simulation."""
     pictures = images(folder / "images")
-    with local_flower(folder / "flwr", {"TAVIT_STATE_DIR": f"{folder}/state"}) as flower:
+    with local_flower(folder / "flwr", {"TAVIT_STATE_DIR": f"{folder}/state", **environment}) as flower:
         for preset, clients in cases:
             given = words(preset, clients, pictures)
             rows += _case("simulation", preset, clients, given, flower, folder, plan)
 
 
-def deployed(folder: Path, cases: Sequence[tuple[str, int]], plan: Plan, rows: list[dict[str, Any]]) -> None:
+def deployed(
+    folder: Path, cases: Sequence[tuple[str, int]], plan: Plan, environment: dict[str, str], rows: list[dict[str, Any]]
+) -> None:
     """Measure the cases on SuperNodes, more of them as more are needed."""
     pictures = images(folder / "images")
-    with federation(folder / "flwr", [], {"OMP_NUM_THREADS": str(cores())}) as running:
+    with federation(folder / "flwr", [], {"OMP_NUM_THREADS": str(cores()), **environment}) as running:
         started = 0
         for preset, clients in sorted(cases, key=lambda case: case[1]):
             while started < clients:
@@ -98,8 +112,6 @@ def _case(
     carrier: str, preset: str, clients: int, given: list[str], flower: Flower, folder: Path, plan: Plan
 ) -> list[dict[str, Any]]:
     loop = UnsplitLoop(config_of(given))
-    for phase in PHASE_NAMES:
-        loop.cost(phase, 1)  # the first steps import and allocate
     slowest_s = max(loop.cost(phase, 1).wall_s for phase in PHASE_NAMES)
     steps = int(min(200, max(4, plan.round_s / (slowest_s * clients))))
     warm_up = carrier == "simulation"
@@ -117,6 +129,7 @@ def _case(
             baseline = _mean(before[place], after[place])
             for line in round_lines(trained, phase)[int(warm_up) :]:
                 case = {"carrier": carrier, "preset": preset, "clients": clients, "phase": phase, "steps": steps}
+                case["unsplit_threads"] = loop.threads(phase)
                 rows.append(case | _row(line, baseline, steps * clients, watch.cpu_s))
         before = after
     return rows

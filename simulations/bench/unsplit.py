@@ -1,4 +1,4 @@
-"""The limit that no split can beat: the same model, batches and steps in one process on all cores."""
+"""The limit that no split can beat: the same model, batches and steps in one process on the same cores."""
 
 from __future__ import annotations
 
@@ -59,10 +59,11 @@ class UnsplitLoop:
             raise SessionError("at least one client", "none", "configuration key 'clients'")
         self._body = body
         self._body_optimiser = build_optimiser(body.parameters(), config.optimiser.server)
+        self._threads: dict[str, int] = {}
 
     def cost(self, phase: str, steps: int, warm_up: int = 1) -> Cost:
         """Measure `steps` steps of every client, after some to warm up."""
-        torch.set_num_threads(cores())
+        torch.set_num_threads(self.threads(phase))
         for step in range(warm_up):
             self._step(phase, step)
         began, cpu_began = time.perf_counter(), time.process_time()
@@ -70,6 +71,17 @@ class UnsplitLoop:
             self._step(phase, warm_up + step)
         count = steps * len(self._clients)
         return Cost((time.perf_counter() - began) / count, (time.process_time() - cpu_began) / count)
+
+    def threads(self, phase: str) -> int:
+        """All cores or one thread, whichever is faster: small tensors are not worth sharing out."""
+        if phase not in self._threads:
+            found = {}
+            for threads in dict.fromkeys((1, cores())):
+                self._threads[phase] = threads
+                self.cost(phase, 1)  # the first steps import and allocate
+                found[threads] = min(self.cost(phase, 2, 0).wall_s for _ in range(3))
+            self._threads[phase] = min(found, key=lambda threads: found[threads])
+        return self._threads[phase]
 
     def median_cost(self, phase: str, steps: int, blocks: int = 4) -> Cost:
         """Measure about `steps` steps of every client in blocks, and give the median block's."""
