@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,28 +92,31 @@ class Server:
 
 
 @contextmanager
-def server(config: TavitConfig) -> Iterator[Server]:
-    """Start a body service of this configuration in another process."""
+def server(config: TavitConfig, *, timed: bool = True) -> Iterator[Server]:
+    """Start a body service of this configuration, in another process where it is `timed`, else in a thread."""
     context = get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, config), daemon=True)
-    process.start()
+    process = context.Process(target=_serve, args=(there, config, Stopwatch()), daemon=True) if timed else None
+    thread = threading.Thread(target=_serve, args=(there, config, None), daemon=True)
+    (process or thread).start()
     try:
         yield Server(here, config)
     finally:
         here.close()
-        process.join(10)
-        process.kill()
+        (process or thread).join(10)
+        if process is not None:
+            process.kill()
 
 
-def _serve(pipe: Connection, config: TavitConfig) -> None:
-    torch.set_num_threads(cores())
+def _serve(pipe: Connection, config: TavitConfig, watch: Stopwatch | None) -> None:
+    if watch is not None:
+        torch.set_num_threads(cores())
+        watch.around(server_channel, "decode", "deserialise")
+        watch.around(server_channel.Channel, "answer", "serialise")
     preset = preset_of(config)
     body = build_body(preset)
     initialise_part(body, config.seed, "bench", "body")
-    settings, watch = config.optimiser.server, Stopwatch()
-    watch.around(server_channel, "decode", "deserialise")
-    watch.around(server_channel.Channel, "answer", "serialise")
+    settings = config.optimiser.server
     with BodyService(config.wire, threads=cores()) as service:
         host = BodyHost("natural", body, settings, preset.body_dim, config.seed)
         while True:
@@ -136,5 +140,5 @@ def _serve(pipe: Connection, config: TavitConfig) -> None:
             except EOFError:
                 return
             answering = {"answering": session.exchange.answering_s, "body": session.body_s}
-            pipe.send(watch.take() | answering)
+            pipe.send(answering if watch is None else watch.take() | answering)
             service.end_round()

@@ -48,7 +48,7 @@ def main(given: list[str] | None = None) -> list[Record]:
         for kind, compression in kinds:
             words = [f"model={preset}", "+model.overrides.body_layers=1", f"wire.dtype={kind}"]  # layers cross nothing
             config = compose([*words, f"wire.compression={compression}", "data.batch_size=4"])
-            with server(config) as one:
+            with server(config, timed=False) as one:
                 for phase in PHASE_NAMES:
                     frame_bytes, tcp_bytes = counted(one, phase, step_shape(config))
                     row = {"preset": preset, "phase": phase, "type": kind, "compression": compression}

@@ -4,10 +4,12 @@ import importlib
 import json
 
 import pytest
+import torch
 
 from simulations.bench import __main__ as every
-from simulations.bench import cases, steps, wire_bytes
+from simulations.bench import cases, steps, unsplit, wire_bytes
 from simulations.bench.record import NAMES
+from simulations.bench.rig import Stopwatch
 from simulations.bench.watch import Watch, disk_mib, family
 from simulations.flower import RunOutcome
 from tavit_flwr.config import compose
@@ -98,6 +100,46 @@ def test_a_run_is_measured_only_if_every_client_took_part(tmp_path):
     ]  # fmt: skip
     with pytest.raises(SessionError, match="every client took part"):
         cases.train(FakeFlower(["denoise"]), given, tmp_path / "other", rounds=1, steps=7, nodes=2)
+
+
+@pytest.mark.parametrize("faster", [1, 2])
+def test_the_unsplit_loop_has_the_faster_number_of_threads(make_images, tmp_path, monkeypatch, faster):
+    """Small tensors are slower on all cores than on one: the limit is what this machine can do."""
+    monkeypatch.setattr(unsplit, "cores", lambda: 2)
+    given = cases.words("tiny", 2, make_images(tmp_path / "photographs"))
+    loop = unsplit.UnsplitLoop(cases.config_of(given))
+    monkeypatch.setattr(
+        loop, "cost", lambda phase, *_: unsplit.Cost(1.0 if loop._threads[phase] == faster else 2.0, 1.0)
+    )
+    assert loop.threads("task-specific") == faster
+
+
+def test_the_unsplit_loop_steps_every_client(make_images, tmp_path):
+    loop = unsplit.UnsplitLoop(cases.config_of(cases.words("tiny", 2, make_images(tmp_path / "photographs"))))
+    loop._threads = dict.fromkeys(unsplit.PHASE_NAMES, 1)
+    for phase, moved in (("task-specific", "client"), ("task-agnostic", "body")):
+        before = [loop._clients[0].head, loop._body]
+        before = [[one.clone() for one in part.parameters()] for part in before]
+        assert loop.median_cost(phase, 2, 2).wall_s > 0
+        after = [loop._clients[0].head.parameters(), loop._body.parameters()]
+        changed = [
+            any(not torch.equal(one, other) for one, other in zip(old, new, strict=True))
+            for old, new in zip(before, after, strict=True)
+        ]
+        assert changed == [moved == "client", moved == "body"]
+
+
+def test_a_stopwatch_counts_what_a_function_takes():
+    class Owner:
+        def work(self, value):
+            return value + 1
+
+    watch = Stopwatch()
+    watch.around(Owner, "work", "work")
+    assert Owner().work(1) == 2
+    assert watch.calls == {"work": 1}
+    assert set(watch.take()) == {"work"}
+    assert watch.take() == {}
 
 
 def test_processor_time_between_two_moments_is_read_between_samples(tmp_path):
