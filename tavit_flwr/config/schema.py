@@ -158,6 +158,8 @@ class FederationConfig:
     round_timeout_s: float = 4200.0
     quorum: float = 0.5
     fraction: float = 1.0
+    min_clients: int = 1  # of a round, where there are as many
+    by_task: bool = False  # fraction and min_clients hold for the clients of each task
     cohort: str = "auto"  # auto: as many as can run at once | all: fail if they cannot
 
 

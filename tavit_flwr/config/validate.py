@@ -42,6 +42,7 @@ _ABOVE_ZERO = (
     "wire.max_streams_per_client", "wire.idle_timeout_s", "wire.probe_timeout_s", "wire.minibatches_per_message",
     "wire.join_timeout_s", "wire.step_timeout_s", "wire.session_timeout_s", "federation.round_timeout_s",
     "federation.wait_for_nodes_s", "federation.enrol_timeout_s", "federation.late_timeout_s", "federation.min_nodes",
+    "federation.min_clients",
     "keep_checkpoints",
 )  # fmt: skip
 _ZERO_OR_MORE = ("model.time_step", "federation.proximal_mu", "compute.client_threads", "compute.server_threads")

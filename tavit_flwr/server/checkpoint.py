@@ -28,7 +28,7 @@ _BOUND_KEYS = (
     {"compute.autocast"}
     | {f"wire.{key}" for key in ("minibatches_per_message", "dtype", "error_feedback")}
     | {f"wire.dtypes.{phase}.{way}" for phase in vars(WireTypesConfig()) for way in ("up", "down")}
-    | {f"federation.{key}" for key in ("average", "fraction", "strategy", "proximal_mu")}
+    | {f"federation.{key}" for key in ("average", "fraction", "min_clients", "by_task", "strategy", "proximal_mu")}
 )
 
 

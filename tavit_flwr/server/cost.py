@@ -15,6 +15,7 @@ from tavit_flwr.models import Preset, Tail, body_of, head_of
 from tavit_flwr.restoration import window_count
 from tavit_flwr.server.initial import preset_of, step_shape
 from tavit_flwr.server.schedule import RoundPlan, plan
+from tavit_flwr.server.selection import sample_size
 from tavit_flwr.split.phases import PHASES, Phase
 from tavit_flwr.wire.dtypes import packed_bytes
 from tavit_flwr.wire.limits import Limits
@@ -101,7 +102,8 @@ def estimate(config: TavitConfig) -> Cost:
     batch = shape[0]
     part_bytes, body_bytes = (head.parameters + tail.parameters) * _FLOAT32, body.parameters * _FLOAT32
     everyone = len(config.clients)
-    chosen = max(1, round(config.federation.fraction * everyone))
+    groups = Counter(config.clients).values() if config.federation.by_task else [everyone]
+    chosen = sum(sample_size(count, config.federation) for count in groups)
     evaluations = int(config.schedule.evaluate_first) + sum(one.ends_phase for one in plan(config.schedule))
     steps = client_flop = server_flop = up = down = 0
     plans = plan(config.schedule)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Container, Sequence
 
-from tavit_flwr.config import STREAM, TavitConfig
+from tavit_flwr.config import STREAM, FederationConfig, TavitConfig
 from tavit_flwr.errors import ConfigError
 from tavit_flwr.seeding import derive_seed
 from tavit_flwr.server.enrolment import Participant
@@ -60,7 +60,7 @@ def select(participants: Sequence[Participant], plan: RoundPlan, cohort: int, co
     """Choose who takes part in a round.
 
     Where not all can, rounds of one kind rotate through one seeded order over the whole run; in it every task comes
-    once before any comes twice.
+    once before any comes twice. With ``federation.by_task`` each task has an order of its own.
 
     Parameters
     ----------
@@ -71,20 +71,32 @@ def select(participants: Sequence[Participant], plan: RoundPlan, cohort: int, co
     cohort : int
         Most clients at once where the body moves; 0 for no limit.
     config : TavitConfig
-        For ``federation.fraction``.
+        For ``federation.fraction``, ``min_clients`` and ``by_task``.
 
     Returns
     -------
     list of Participant
         Sorted by client name.
     """
-    order = _rotation(participants, plan.phase, config.seed)
-    count = max(1, round(config.federation.fraction * len(order)))
-    if cohort and PHASES[plan.phase].body_moves:
-        count = min(count, cohort)
-    start = plan.turn * count if count < len(order) else 0
-    chosen = [order[(start + offset) % len(order)] for offset in range(count)]
+    federation = config.federation
+    most = cohort if cohort and PHASES[plan.phase].body_moves else len(participants)
+    groups: dict[str, list[Participant]] = {}
+    for one in participants:
+        groups.setdefault(one.task if federation.by_task else "", []).append(one)
+    sizes = {name: sample_size(len(group), federation) for name, group in groups.items()}
+    if sum(sizes.values()) > most:
+        groups, sizes = {"": list(participants)}, {"": most}
+    chosen: list[Participant] = []
+    for name, group in groups.items():
+        order, count = _rotation(group, plan.phase, config.seed), sizes[name]
+        start = plan.turn * count if count < len(order) else 0
+        chosen += [order[(start + offset) % len(order)] for offset in range(count)]
     return sorted(chosen, key=lambda participant: participant.client)
+
+
+def sample_size(clients: int, federation: FederationConfig) -> int:
+    """How many of so many clients a round takes."""
+    return min(clients, max(1, federation.min_clients, round(federation.fraction * clients)))
 
 
 def _rotation(participants: Sequence[Participant], phase: str, seed: int) -> list[Participant]:

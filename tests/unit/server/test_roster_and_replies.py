@@ -129,6 +129,23 @@ def test_the_cohort_limits_only_where_the_body_moves():
     assert len(select(people(6), round_plan(phase="joint"), 2, config())) == 2
 
 
+def test_no_round_takes_fewer_than_asked():
+    for number in range(1, 4):
+        taken = select(people(6), round_plan(number, "task-specific"), 0, config(fraction=0.01, min_clients=3))
+        assert len(taken) == 3
+    assert len(select(people(2), round_plan(1, "task-specific"), 0, config(fraction=0.01, min_clients=3))) == 2
+
+
+def test_a_fraction_by_task_takes_every_task_each_round():
+    everyone, seen = mixed(*"aaaabbc"), set()
+    for number in range(1, 9):
+        chosen = select(everyone, round_plan(number, "task-specific"), 0, config(fraction=0.01, by_task=True))
+        assert sorted(one.task for one in chosen) == ["a", "b", "c"]
+        seen |= set(names(chosen))
+    assert seen == set(names(everyone))
+    assert len(select(everyone, round_plan(1, "joint"), 1, config(fraction=0.5, by_task=True))) == 1
+
+
 def test_a_fraction_takes_turns():
     chosen = [select(people(6), round_plan(n, "task-specific"), 0, config(fraction=0.5)) for n in (1, 2)]
     assert [len(one) for one in chosen] == [3, 3]

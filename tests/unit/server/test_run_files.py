@@ -231,7 +231,16 @@ def test_another_experiment_is_named(change, key):
 
 def test_how_clients_are_averaged_and_chosen_is_part_of_the_experiment():
     """They change the numbers; deadlines and quorums do not."""
-    saved = SAVED | {"federation": {"average": "uniform", "fraction": 1.0, "quorum": 0.5, "round_timeout_s": 5.0}}
+    saved = SAVED | {
+        "federation": {
+            "average": "uniform",
+            "fraction": 1.0,
+            "min_clients": 1,
+            "by_task": False,
+            "quorum": 0.5,
+            "round_timeout_s": 5.0,
+        }
+    }
     check_same_experiment(saved, saved | {"federation": saved["federation"] | {"quorum": 0.9, "round_timeout_s": 9.0}})
     for key, value in (("average", "examples"), ("fraction", 0.5)):
         with pytest.raises(CheckpointError, match=f"federation.{key}"):
