@@ -27,6 +27,9 @@ from tavit_flwr.wire.carrier import Carrier
 
 P = TypeVar("P", bound=Payload)
 
+#: Degraded and clean batch, and what the frozen head makes of it.
+FrozenPass = tuple[Tensor, Tensor, HeadPass]
+
 #: ``step -> (degraded, clean)``, both [B, C, P, P] in [-1, 1].
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 
@@ -65,11 +68,14 @@ class ClientSession:
         Which parts move.
     where : str
         Client, task, cycle and round, for error messages.
+    period : int, optional
+        Steps after which the batches begin again. Where the head is frozen, its passes are then kept and used again.
     """
 
     def __init__(
-        self, head: nn.Module, tail: nn.Module, optimiser: Optimizer | None, batches: Batches, phase: Phase, where: str
-    ) -> None:
+        self, head: nn.Module, tail: nn.Module, optimiser: Optimizer | None, batches: Batches, phase: Phase, where: str,
+        period: int = 0,
+    ) -> None:  # fmt: skip
         if phase.client_moves and optimiser is None:
             raise ModelError("an optimiser for head and tail", "none", where)
         self._head = head
@@ -78,6 +84,8 @@ class ClientSession:
         self._batches = batches
         self._phase = phase
         self._where = where
+        self._period = period
+        self._passes: dict[int, FrozenPass] = {}
 
     def run(self, carrier: Carrier, steps: int, outcome: SessionOutcome | None = None) -> SessionOutcome:
         """Do the session's steps and wait until the server has everything.
@@ -128,14 +136,10 @@ class ClientSession:
 
     def _run_frozen(self, carrier: Carrier, steps: int, outcome: SessionOutcome) -> None:
         """Head and tail are frozen: one round trip a step, and the next head pass runs while the body does."""
-        degraded, clean = self._batches(outcome.done)
-        head_pass = head_forward(self._head, degraded, moves=False)
+        degraded, clean, head_pass = self._frozen_pass(outcome.done)
         carrier.send(Smashed(outcome.done, head_pass.sent))
         for step in range(outcome.done, steps):
-            following: tuple[Tensor, Tensor, HeadPass] | None = None
-            if step + 1 < steps:
-                next_degraded, next_clean = self._batches(step + 1)
-                following = next_degraded, next_clean, head_forward(self._head, next_degraded, moves=False)
+            following = self._frozen_pass(step + 1) if step + 1 < steps else None
             tail_pass = self._tail_step(_features(carrier, step), head_pass, degraded, clean, step, outcome)
             outcome.done = step + 1
             if following is None:
@@ -143,6 +147,16 @@ class ClientSession:
             else:
                 degraded, clean, head_pass = following
                 carrier.send(GradFeaturesAndSmashed(step, tail_pass.sent, head_pass.sent))
+
+    def _frozen_pass(self, step: int) -> FrozenPass:
+        """A step's batch with the frozen head's pass, made once for each batch that comes again."""
+        place = step % self._period if self._period else step
+        if (made := self._passes.get(place)) is None:
+            degraded, clean = self._batches(step)
+            made = degraded, clean, head_forward(self._head, degraded, moves=False)
+            if self._period:
+                self._passes[place] = made
+        return made
 
     def _tail_step(
         self,

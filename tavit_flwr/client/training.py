@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from math import gcd
 from typing import Any, Self
 
 import torch
@@ -83,7 +84,7 @@ class Training:
         """Do the steps that are left."""
         session = ClientSession(
             self._head, self._tail, self._optimiser, batches_of(self._workshop, self._order), self._phase,
-            self._workshop.where(self._order),
+            self._workshop.where(self._order), period(self._workshop, self._order),
         )  # fmt: skip
         session.run(carrier, self._order.steps, self._outcome)
 
@@ -131,7 +132,10 @@ def _store(workshop: Workshop, order: Order) -> PrivateStore:
 
 
 def batches_of(workshop: Workshop, order: Order) -> Batches:
-    """Draw a session's minibatches: each is a function of client, cycle, phase, round and step."""
+    """Draw a session's minibatches: each is a function of client, cycle, phase, round and step.
+
+    With ``data.fixed_batches``, in phases in which head and tail are frozen, rounds and steps go through the same few.
+    """
     data = workshop.config.data
     stream = BatchStream(
         workshop.data.train,
@@ -143,12 +147,21 @@ def batches_of(workshop: Workshop, order: Order) -> Batches:
     )
 
     together = workshop.config.wire.minibatches_per_message
+    fixed = data.fixed_batches if period(workshop, order) else 0
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         drawn = [
-            stream.batch(order.cycle, order.phase, order.round, minibatch)
+            stream.batch(order.cycle, order.phase, 0 if fixed else order.round, minibatch % (fixed or minibatch + 1))
             for minibatch in range(step * together, (step + 1) * together)
         ]
         return torch.cat([one.degraded_BCPP for one in drawn]), torch.cat([one.clean_BCPP for one in drawn])
 
     return batch
+
+
+def period(workshop: Workshop, order: Order) -> int:
+    """Steps after which an order's batches begin again; 0 where each is drawn anew."""
+    fixed = workshop.config.data.fixed_batches
+    if not fixed or phase_named(order.phase).client_moves:
+        return 0
+    return fixed // gcd(fixed, workshop.config.wire.minibatches_per_message)

@@ -31,6 +31,7 @@ class DataConfig:
     window_hu: list[float] = field(default_factory=lambda: [-160.0, 240.0])
     crop: int = 64
     batch_size: int = 8
+    fixed_batches: int = 0  # of a task-agnostic phase, gone through again and again; 0: every step draws its own
 
 
 @dataclass

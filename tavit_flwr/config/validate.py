@@ -45,7 +45,13 @@ _ABOVE_ZERO = (
     "federation.min_clients",
     "keep_checkpoints",
 )  # fmt: skip
-_ZERO_OR_MORE = ("model.time_step", "federation.proximal_mu", "compute.client_threads", "compute.server_threads")
+_ZERO_OR_MORE = (
+    "model.time_step",
+    "data.fixed_batches",
+    "federation.proximal_mu",
+    "compute.client_threads",
+    "compute.server_threads",
+)
 _FRACTIONS = ("federation.quorum", "federation.fraction")
 _BETAS = tuple(f"optimiser.{side}.beta{number}" for side in ("client", "server") for number in (1, 2))
 

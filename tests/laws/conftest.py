@@ -89,6 +89,7 @@ class Lab:
         route=lambda address, client: address,
         quorum=1.0,
         wire=None,
+        period=0,
         **limits,
     ):
         """Train over the stream; others may be `invited` into the cohort, and `beside` runs meanwhile.
@@ -118,7 +119,7 @@ class Lab:
 
             def run(client, session):
                 work = ClientSession(
-                    client.head, client.tail, client.optimiser, client.batch, phase, f"client {client.name}"
+                    client.head, client.tail, client.optimiser, client.batch, phase, f"client {client.name}", period
                 )
                 try:
                     with StreamClient(

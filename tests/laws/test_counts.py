@@ -150,6 +150,20 @@ def test_tensors_are_copied_no_more_than_the_protocol_needs(make_lab, monkeypatc
     assert watch.count("client") + watch.count("server") == unsplit.count + STEPS * (extra + 2 * conversions)
 
 
+def test_batches_that_come_again_need_no_second_pass_of_a_frozen_head(make_lab):
+    """With ``data.fixed_batches``: as many passes as there are batches, and the same weights."""
+    labs = [make_lab(["denoise"]) for _ in range(2)]
+    for lab, period, passes in zip(labs, (0, 2), (6, 2), strict=True):
+        counted, draw = Counter(), lab.clients[0].batch
+        lab.clients[0].batch = lambda step, draw=draw: draw(step % 2)
+        lab.clients[0].head.register_forward_hook(lambda *_, counted=counted: counted.update(["head"]))
+        lab.run_split("task-agnostic", 6, period=period)
+        assert counted["head"] == passes
+    anew, again = (lab.weights() for lab in labs)
+    assert [name for name in anew if not torch.equal(anew[name], again[name])] == []
+    assert labs[0].clients[0].losses == labs[1].clients[0].losses
+
+
 #: Bytes of a step's tensors of [2, 32, 8, 8], each, by type.
 TENSOR_BYTES = {"float32": 4 * 4096, "bfloat16": 2 * 4096, "float16": 2 * 4096 + 2, "int8": 4096 + 2 * 128}
 
