@@ -131,6 +131,7 @@ def _serve(pipe: Connection, config: TavitConfig, watch: Stopwatch | None) -> No
                 cohort = Cohort(
                     host, [Member("c0", "denoise")], input_gradient=kind.client_moves, step_path=("bench",),
                     join_timeout_s=_TIMEOUT_S, step_timeout_s=_TIMEOUT_S, quorum=1.0,
+                    threads=service.cores,
                 )  # fmt: skip
             session = Session("c0", "denoise", host, phase, steps, cohort)
             certificate = service.certificate.certificate_pem if service.certificate else b""

@@ -18,6 +18,7 @@ from tavit_flwr.errors import ConfigError, SessionError, TavitError
 from tavit_flwr.server.channel import Channel
 from tavit_flwr.server.serving import serve
 from tavit_flwr.server.sessions import Session
+from tavit_flwr.split.devices import torch_threads
 from tavit_flwr.wire.credentials import Certificate, ephemeral_certificate, own_certificate, session_token
 from tavit_flwr.wire.exchange import Attachment
 from tavit_flwr.wire.limits import Limits, max_frame_bytes
@@ -38,6 +39,11 @@ class BodyService:
         Address, limits, deadlines.
     threads : int
         Threads for torch in this process; 0 takes every core.
+
+    Attributes
+    ----------
+    cores : int
+        That number.
     """
 
     def __init__(self, wire: WireConfig, threads: int = 0) -> None:
@@ -46,8 +52,8 @@ class BodyService:
         self._sessions: dict[str, Session] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
-        self._cores = threads or os.cpu_count() or 1
-        self._workers = ThreadPoolExecutor(self._cores, thread_name_prefix="tavit-body")
+        self.cores = threads or os.cpu_count() or 1
+        self._workers = ThreadPoolExecutor(self.cores, thread_name_prefix="tavit-body")
         streams = wire.carrier != MESSAGES
         self.certificate = _certificate(wire) if streams and not wire.insecure else None
         self._server = (
@@ -194,8 +200,9 @@ class BodyService:
             step_timeout_s=wire.step_timeout_s,
             session_timeout_s=wire.session_timeout_s,
         )
-        if session.cohort is not None:
-            torch.set_num_threads(self._cores)  # of this thread, which may run the cohort's batch
+        torch.set_num_threads(
+            1
+        )  # of this thread: frames are not worth sharing out, and helpers spin when they are done
         failure: TavitError | None = None
         try:
             serve(session, channel, self._work)
@@ -214,14 +221,13 @@ class BodyService:
         """Run a frozen request beside the others.
 
         The cores are shared out among the round's sessions, not among those that happen to wait: how many threads
-        add up a sum can change its last bits. torch keeps the number of threads per calling thread.
+        add up a sum can change its last bits.
         """
-        threads = max(1, self._cores // max(1, len(self._sessions)))
+        threads = max(1, self.cores // max(1, len(self._sessions)))
 
         def run() -> R:
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
-            return function(*args, **options)
+            with torch_threads(threads):
+                return function(*args, **options)
 
         return self._workers.submit(run).result()
 

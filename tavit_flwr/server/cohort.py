@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tavit_flwr.errors import QuorumError, SessionError, TavitError
 from tavit_flwr.server.body_host import BodyHost
+from tavit_flwr.split.devices import torch_threads
 from tavit_flwr.split.server_side import BodyPass, cohort_weights
 
 
@@ -64,6 +65,8 @@ class Cohort:
         Deadlines of the first turn and of every later one.
     quorum : float
         Least fraction of the invited members.
+    threads : int
+        Of torch, for the cohort's batch.
 
     Attributes
     ----------
@@ -83,6 +86,7 @@ class Cohort:
         join_timeout_s: float,
         step_timeout_s: float,
         quorum: float,
+        threads: int = 1,
     ) -> None:
         self._host = host
         self._tasks = {member.client: member.task for member in members}
@@ -92,6 +96,7 @@ class Cohort:
         self._step_path = step_path
         self._join_timeout_s = join_timeout_s
         self._step_timeout_s = step_timeout_s
+        self._threads = threads
         self._changed = threading.Condition()
         self._turn = _Turn()
         self._results: dict[str, TurnResult] = {}
@@ -200,8 +205,9 @@ class Cohort:
         turn, order = self._turn, sorted(self._active)
         began = time.monotonic()
         try:
-            gradients = self._step(turn.gradients) if turn.gradients else {}
-            features = self._forward(turn.smashed, order) if turn.smashed else {}
+            with torch_threads(self._threads):
+                gradients = self._step(turn.gradients) if turn.gradients else {}
+                features = self._forward(turn.smashed, order) if turn.smashed else {}
         except TavitError as error:
             self._failure = error
         else:

@@ -161,6 +161,7 @@ class RoundOpener:
                     join_timeout_s=self.config.wire.join_timeout_s,
                     step_timeout_s=self.config.wire.step_timeout_s,
                     quorum=self.config.federation.quorum,
+                    threads=self.service.cores,
                 )
         opened.cohorts = list(cohorts.values())
         messages = []

@@ -9,6 +9,8 @@ written to disk leaves on the CPU: `HeadPass.sent`, `TailPass.sent`, `BodyPass.s
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 
 import torch
@@ -58,6 +60,19 @@ def device_of(part: nn.Module) -> torch.device:
     """Device of a part's weights, trained or fixed; the CPU for a part without any."""
     first = next(chain(part.parameters(), part.buffers()), None)
     return CPU if first is None else first.device
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Compute with that many threads of torch, which keeps their number per calling thread."""
+    before = torch.get_num_threads()
+    if before != count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if before != count:
+            torch.set_num_threads(before)
 
 
 def _reproducible() -> None:

@@ -177,3 +177,17 @@ def test_sessions_of_a_round_share_the_cores(host, monkeypatch, cores, opened, t
             stream.send(Smashed(0, smashed()))
             stream.receive(Features, 0)
     assert seen == [threads]
+
+
+def test_frames_are_read_on_one_thread(host, monkeypatch):
+    """Helpers of torch's that spin after so little work take the cores from those who compute."""
+    seen = []
+    monkeypatch.setattr(host, "check", lambda *_: seen.append(torch.get_num_threads()))
+    host.begin_phase(moves=False)
+    torch.set_num_threads(3)
+    session = Session("a", "denoise", host, "task-specific", 2)
+    with BodyService(WireConfig(), threads=3) as service, connect(service, session) as stream:
+        stream.send(Smashed(0, smashed()))
+        stream.receive(Features, 0)
+    torch.set_num_threads(1)
+    assert seen == [1]

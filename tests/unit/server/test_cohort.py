@@ -297,3 +297,12 @@ def test_the_hosts_copies_are_copies():
     with torch.no_grad():
         next(host.body.parameters()).add_(1)
     assert any(not torch.equal(kept[name], tensor) for name, tensor in host.state().items())
+
+
+def test_the_batch_has_the_cohort_s_threads_and_what_is_around_it_keeps_its_own():
+    host, seen = make_host(), []
+    cohort = make_cohort(host, {"a": "denoise"}, threads=3)
+    host.body.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    cohort.take_turn("a", None, smashed("a", 0))
+    assert seen == [3]
+    assert torch.get_num_threads() == 1
