@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from tavit_flwr.config import MESSAGES, STREAM, WireConfig
 from tavit_flwr.errors import ConfigError, SessionError, TavitError
 from tavit_flwr.server.channel import Channel
@@ -200,12 +198,10 @@ class BodyService:
             step_timeout_s=wire.step_timeout_s,
             session_timeout_s=wire.session_timeout_s,
         )
-        torch.set_num_threads(
-            1
-        )  # of this thread: frames are not worth sharing out, and helpers spin when they are done
         failure: TavitError | None = None
         try:
-            serve(session, channel, self._work)
+            with torch_threads(1):  # what is heavy sets its own number
+                serve(session, channel, self._work)
         except TavitError as error:
             failure = error
         except Exception as error:  # the border of a session: whatever goes wrong in it, the others go on

@@ -65,7 +65,7 @@ def device_of(part: nn.Module) -> torch.device:
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Compute with that many threads of torch, which keeps their number per calling thread."""
-    before = torch.get_num_threads()
+    before = torch.get_num_threads()  # first: a new thread takes over the process's number when it first asks
     if before != count:
         torch.set_num_threads(count)
     try:

@@ -20,7 +20,8 @@ from tavit_flwr.payloads import (
     GradSmashed,
     Smashed,
 )
-from tavit_flwr.wire.dtypes import pack
+from tavit_flwr.wire import frames
+from tavit_flwr.wire.dtypes import pack, unpack
 from tavit_flwr.wire.frames import PROTOCOL_VERSION, decode, encode
 from tavit_flwr.wire.limits import Limits
 
@@ -210,3 +211,16 @@ def test_frames_are_what_safetensors_reads_and_equal_payloads_are_equal_bytes(dt
     assert set(loaded) == set(expected)
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
     assert (8 + int.from_bytes(frame[:8], "little")) % 8 == 0
+
+
+def test_frames_are_written_and_read_on_one_thread(monkeypatch):
+    """Torch's helpers spin after so little work, and take the cores from those who compute."""
+    seen = []
+    monkeypatch.setattr(frames, "pack", lambda *given: seen.append(torch.get_num_threads()) or pack(*given))
+    monkeypatch.setattr(frames, "unpack", lambda *given: seen.append(torch.get_num_threads()) or unpack(*given))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    decode(encode(make(Smashed), "joint"), "joint", (Smashed,), 3, Limits())
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(before)
+    assert seen == [1, 1]
