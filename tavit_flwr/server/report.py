@@ -17,6 +17,7 @@ from tavit_flwr.server.replies import Reply
 from tavit_flwr.server.rounds import Round
 from tavit_flwr.server.scalars import Scalars
 from tavit_flwr.server.schedule import RoundPlan
+from tavit_flwr.server.sessions import Session
 
 logger = logging.getLogger("flwr")
 
@@ -94,9 +95,9 @@ class Report:
             }  # fmt: skip
             for key in _LOSSES_AND_TIMES:
                 line[key.replace("-", "_")] = sum(reply.metrics[key] for reply in replies) / len(replies)
-            own = [opened.sessions[reply.participant.node_id][1] for reply in replies]
-            line["server_s"] = sum(session.exchange.answering_s for session in own) / len(own)
-            line["body_s"] = sum(session.body_s for session in own) / len(own)
+            own = [session for session, _ in _sessions(opened, replies)]
+            line["server_s"] = sum(session.exchange.answering_s for session in own) / len(replies)
+            line["body_s"] = sum(session.body_s for session in own) / len(replies)
             self._add(line)
             fresh = [reply.participant.client for reply in replies if reply.metrics["fresh-moments"]]
             if fresh:
@@ -203,8 +204,14 @@ def table(history: Sequence[dict[str, Any]]) -> str:
 
 def _sessions_s(opened: Round, usable: Sequence[Reply]) -> float:
     """Seconds from the first session's start to the last one's end: clients need not be at work at the same time."""
-    ended = [(opened.sessions[reply.participant.node_id][1].answered, reply.metrics["wall-s"]) for reply in usable]
+    ended = [(session.answered, reply.metrics["wall-s"]) for session, reply in _sessions(opened, usable)]
     return max((end for end, _ in ended), default=0.0) - min((end - wall_s for end, wall_s in ended), default=0.0)
+
+
+def _sessions(opened: Round, replies: Sequence[Reply]) -> list[tuple[Session, Reply]]:
+    """Replies with their sessions; whole models are trained without any."""
+    nodes = [(reply.participant.node_id, reply) for reply in replies]
+    return [(opened.sessions[node][1], reply) for node, reply in nodes if node in opened.sessions]
 
 
 def _metric(name: str, label: str) -> str:

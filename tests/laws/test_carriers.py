@@ -65,13 +65,13 @@ def in_order(sessions):
 def sessions(monkeypatch):
     """Every session that the server opens."""
     opened = []
-    message = rounds.RoundOpener._message
+    message = rounds._message
 
     def remember(round_, one, session, *args):
         opened.append(session)
         return message(round_, one, session, *args)
 
-    monkeypatch.setattr(rounds.RoundOpener, "_message", staticmethod(remember))
+    monkeypatch.setattr(rounds, "_message", remember)
     return opened
 
 

@@ -82,7 +82,7 @@ def dispatched(func, args, kwargs):
 @pytest.fixture
 def pretending(monkeypatch):
     """Pretend in every thread; let torch's fused Adam run there, and let frames hold the CPU's tensors alone."""
-    run, save = threading.Thread.run, frames.save
+    run, blob = threading.Thread.run, frames._blob
 
     def run_pretending(self):
         with Pretending():
@@ -92,7 +92,7 @@ def pretending(monkeypatch):
     monkeypatch.setattr(
         sys.modules["torch.optim.optimizer"], "_get_fused_kernels_supported_devices", lambda: ["meta", "cpu"]
     )
-    monkeypatch.setattr(frames, "save", lambda tensors, **options: save(on_cpu(tensors), **options))
+    monkeypatch.setattr(frames, "_blob", lambda tensors, header: blob(on_cpu(tensors), header))
     with Pretending():
         yield
 
