@@ -18,14 +18,15 @@ from tavit_flwr.server.step_times import TimedSteps
 def main(given: list[str] | None = None) -> list[Record]:
     """Measure in turns, print a table, and write the JSON."""
     parser = arguments("phases", __doc__)
-    parser.add_argument("--steps", type=int, default=7, help="of each measurement; three where it is quick")
+    parser.add_argument("--steps", type=int, default=7, help="of each measurement; two where it is quick")
     parser.add_argument("--repeats", type=int, default=7, help="three where it is quick")
     options = parser.parse_args(given)
-    steps, repeats = (3, 3) if options.quick else (options.steps, options.repeats)
+    steps, repeats = (2, 3) if options.quick else (options.steps, options.repeats)
     torch.set_num_threads(cores())
     rows: list[dict[str, Any]] = []
     for preset in ("small", "paper"):
-        timed = TimedSteps(compose([f"model={preset}", f"data.batch_size={2 if preset == 'paper' else 4}"]))
+        batch_size = 2 if preset == "paper" else 4
+        timed = TimedSteps(compose([f"model={preset}", "optimiser=paper", f"data.batch_size={batch_size}"]))
         for _ in range(repeats):
             specific, agnostic = (timed.time(phase, steps) for phase in PHASE_NAMES)
             rows.append(

@@ -20,6 +20,7 @@ from tavit_flwr.split.phases import PHASES
 from tavit_flwr.split.unsplit import UnsplitClient, unsplit_step
 
 PHASE_NAMES = ("task-specific", "task-agnostic")
+_SHORT_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -69,23 +70,27 @@ class UnsplitLoop:
         began, cpu_began = time.perf_counter(), time.process_time()
         for step in range(steps):
             self._step(phase, warm_up + step)
-        count = steps * len(self._clients)
+        count = max(1, steps * len(self._clients))
         return Cost((time.perf_counter() - began) / count, (time.process_time() - cpu_began) / count)
 
     def threads(self, phase: str) -> int:
         """All cores or one thread, whichever is faster: small tensors are not worth sharing out."""
         if phase not in self._threads:
-            found = {}
+            found: dict[int, float] = {}
             for threads in dict.fromkeys((1, cores())):
                 self._threads[phase] = threads
-                self.cost(phase, 1)  # the first steps import and allocate
-                found[threads] = min(self.cost(phase, 2, 0).wall_s for _ in range(3))
+                self.cost(phase, 1, 0)  # the first steps import and allocate
+                cost_s = self.cost(phase, 1, 0).wall_s
+                if cost_s < _SHORT_S:
+                    cost_s = min(self.cost(phase, 2, 0).wall_s for _ in range(3))
+                found[threads] = cost_s
             self._threads[phase] = min(found, key=lambda threads: found[threads])
         return self._threads[phase]
 
     def median_cost(self, phase: str, steps: int, blocks: int = 4) -> Cost:
         """Measure about `steps` steps of every client in blocks, and give the median block's."""
-        costs = [self.cost(phase, max(1, steps // blocks)) for _ in range(blocks)]
+        self.cost(phase, 0)
+        costs = [self.cost(phase, max(1, steps // blocks), 0) for _ in range(blocks)]
         return Cost(
             *(statistics.median(values) for values in zip(*((one.wall_s, one.cpu_s) for one in costs), strict=True))
         )

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from tavit_flwr.config import MESSAGES, STREAM, WireConfig
 from tavit_flwr.errors import ConfigError, SessionError, TavitError
 from tavit_flwr.server.channel import Channel
@@ -222,8 +224,11 @@ class BodyService:
         threads = max(1, self.cores // max(1, len(self._sessions)))
 
         def run() -> R:
-            with torch_threads(threads):
-                return function(*args, **options)
+            if (
+                torch.get_num_threads() != threads
+            ):  # setting it clears torch's cache of convolutions: only where it changes
+                torch.set_num_threads(threads)
+            return function(*args, **options)
 
         return self._workers.submit(run).result()
 
