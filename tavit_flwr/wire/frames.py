@@ -19,7 +19,6 @@ from tavit_flwr import payloads
 from tavit_flwr.config import ZSTD
 from tavit_flwr.errors import ProtocolError
 from tavit_flwr.payloads import Payload
-from tavit_flwr.split.devices import torch_threads
 from tavit_flwr.wire.compression import compress, decompress
 from tavit_flwr.wire.dtypes import names, pack, unpack
 from tavit_flwr.wire.limits import Limits
@@ -38,7 +37,6 @@ _SAFETENSORS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F1
 _HEADER_KEYS = frozenset({"version", "kind", "phase", "step"})
 
 
-@torch_threads(1)  # so little work is not worth sharing out, and torch's helpers spin when they are done
 def encode(payload: Payload, phase: str, limits: Limits = _FLOAT32) -> bytes:
     """Write one payload as a frame; see `tavit_flwr.wire.encoder.Encoder` for a session's.
 
@@ -92,7 +90,6 @@ def identity(frame: bytes) -> tuple[str, str] | None:
     return (header["kind"], header["step"]) if header["kind"] in _KINDS else None
 
 
-@torch_threads(1)
 def decode(frame: bytes, phase: str, expected: tuple[type, ...], step: int, limits: Limits) -> Payload:
     """Read one frame, checking everything that can be checked without the model.
 
