@@ -20,8 +20,8 @@ from tavit_flwr.payloads import (
     GradSmashed,
     Smashed,
 )
-from tavit_flwr.wire import frames
-from tavit_flwr.wire.dtypes import pack, unpack
+from tavit_flwr.split.finite import all_finite
+from tavit_flwr.wire.dtypes import pack
 from tavit_flwr.wire.frames import PROTOCOL_VERSION, decode, encode
 from tavit_flwr.wire.limits import Limits
 
@@ -213,14 +213,17 @@ def test_frames_are_what_safetensors_reads_and_equal_payloads_are_equal_bytes(dt
     assert (8 + int.from_bytes(frame[:8], "little")) % 8 == 0
 
 
-def test_frames_are_written_and_read_on_one_thread(monkeypatch):
-    """Torch's helpers spin after so little work, and take the cores from those who compute."""
-    seen = []
-    monkeypatch.setattr(frames, "pack", lambda *given: seen.append(torch.get_num_threads()) or pack(*given))
-    monkeypatch.setattr(frames, "unpack", lambda *given: seen.append(torch.get_num_threads()) or unpack(*given))
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
+def test_frames_leave_the_number_of_threads_alone(monkeypatch):
+    """Setting it clears torch's cache of convolutions, at every frame."""
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: pytest.fail("the number of threads was set"))
     decode(encode(make(Smashed), "joint"), "joint", (Smashed,), 3, Limits())
-    assert torch.get_num_threads() == 3
-    torch.set_num_threads(before)
-    assert seen == [1, 1]
+
+
+def test_what_looks_at_values_never_adds_up_more_than_one_thread_does(monkeypatch):
+    """Torch's helpers spin after so little work, and take the cores from those who compute."""
+    sizes = []
+    add_up = torch.Tensor.sum
+    monkeypatch.setattr(torch.Tensor, "sum", lambda self, *rest: sizes.append(self.numel()) or add_up(self, *rest))
+    assert all_finite(torch.ones(2, 512, 16, 16))
+    assert max(sizes) < 32768 < sum(sizes)  # torch's grain
+    assert not all_finite(torch.tensor([1.0] * 40_000 + [torch.nan]))
