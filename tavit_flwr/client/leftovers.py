@@ -16,7 +16,9 @@ from tavit_flwr.wire.records import Order
 logger = logging.getLogger("flwr")
 
 _HASHED = re.compile(r"^[0-9a-f]{16}$")
-_OF_A_RUN = re.compile(r"^(moments-\d{6}|(arrays|body)-[0-9a-f]{16})\.safetensors$")
+
+#: With those that a killed process did not finish.
+_OF_A_RUN = re.compile(r"^\.?(moments-\d{6}|(arrays|body)-[0-9a-f]{16})\.safetensors(\.\d+\.tmp)?$")
 
 
 @dataclass(frozen=True)

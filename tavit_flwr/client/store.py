@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tavit_flwr.errors import CheckpointError
-from tavit_flwr.files import write_tensors
+from tavit_flwr.files import remove_unfinished, write_tensors
 
 
 class PrivateStore:
@@ -53,7 +53,7 @@ class PrivateStore:
             When the disk is full or the folder cannot be written; earlier versions stay.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._make_folder()
             write_tensors(self.path(version), moments)
             before = {one for one in self.folder.glob("moments-*.safetensors") if one < self.path(version)}
             kept = {self.path(version), self.path(loaded) if loaded else max(before, default=self.path(version))}
@@ -88,7 +88,7 @@ class PrivateStore:
         """
         path = self._weights(kind, key)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._make_folder()
             if not path.is_file():
                 write_tensors(path, tensors)
             for old in set(self.folder.glob(f"{kind}-*.safetensors")) - {path, self._weights(kind, beside)}:
@@ -106,6 +106,10 @@ class PrivateStore:
         except (SafetensorError, OSError):
             return None
         return tensors
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        remove_unfinished(self.folder)
 
     def _weights(self, kind: str, key: str) -> Path:
         return self.folder / f"{kind}-{hashed(key)}.safetensors"

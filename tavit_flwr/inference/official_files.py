@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from tavit_flwr.config.validate import NAME
 from tavit_flwr.errors import CheckpointError, ConfigError
-from tavit_flwr.files import sync_folder, write_json, write_tensors
+from tavit_flwr.files import beside_of, sync_folder, write_json, write_tensors
 from tavit_flwr.models import Parts, build_body, build_head, build_tail, load_official, preset
 from tavit_flwr.models.stored import IMPORTED_FILE, WEIGHTS_FILE, load_parts
 
@@ -167,7 +166,7 @@ def _refuse_existing(output: Path) -> None:
 
 def _write_folder(output: Path, write: Callable[[Path], None]) -> None:
     """Fill a folder beside `output` and rename it."""
-    beside = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    beside = beside_of(output)
     try:
         beside.mkdir(parents=True)
         write(beside)

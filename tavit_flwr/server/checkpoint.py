@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from tavit_flwr.config import WireTypesConfig
 from tavit_flwr.errors import CheckpointError
-from tavit_flwr.files import sync_folder, write_json, write_tensors
+from tavit_flwr.files import beside_of, remove_unfinished, sync_folder, write_json, write_tensors
 
 _NAME = re.compile(r"^round-(\d{6})$")
 
@@ -90,10 +89,10 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         When the disk is full or the folder cannot be written; earlier checkpoints stay usable.
     """
     name = f"round-{checkpoint.state.round:06d}"
-    beside = folder / f".{name}.{os.getpid()}.tmp"
+    beside = beside_of(folder / name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(beside, ignore_errors=True)  # of a killed process that had the same id
+        remove_unfinished(folder)
         beside.mkdir()
         write_tensors(beside / "weights.safetensors", checkpoint.weights)
         for body, moments in checkpoint.moments.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tavit_flwr.errors import ConfigError
-from tavit_flwr.files import write_json
+from tavit_flwr.files import remove_unfinished, write_json
 from tavit_flwr.payloads import set_metric
 from tavit_flwr.server.replies import Reply
 from tavit_flwr.server.rounds import Round
@@ -62,6 +62,8 @@ class Report:
         with _written(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             (self._folder / "results.json").unlink(missing_ok=True)
+            for name in ("results.json", "report.html"):
+                remove_unfinished(self._folder, name)
             self._lines.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in self.history))
             if self._tensorboard:
                 self._scalars = Scalars(self._folder / "tensorboard", self.history)

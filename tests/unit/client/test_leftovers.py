@@ -46,6 +46,15 @@ def test_what_a_session_by_messages_left_goes_with_the_moments(tmp_path):
     assert not store.folder.parent.exists()
 
 
+def test_what_a_killed_process_did_not_finish_goes_with_the_moments(tmp_path, killed):
+    store = save(tmp_path, "r")
+    killed(lambda: store.save(3, {"0/exp_avg": torch.zeros(64, 64)}))
+    (found,) = find_leftovers(tmp_path)
+    assert len(found.files) == 3
+    found.remove()
+    assert not store.folder.parent.exists()
+
+
 def test_what_is_not_a_stores_is_never_found(tmp_path):
     folder = save(tmp_path / "state", "r").folder
     (folder / "notes.safetensors").touch()

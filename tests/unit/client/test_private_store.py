@@ -107,6 +107,22 @@ def test_a_write_that_is_cut_leaves_no_half_file(store, monkeypatch):
     assert [path.name for path in store.folder.iterdir()] == ["moments-000001.safetensors"]
 
 
+def test_what_a_killed_process_did_not_finish_goes_with_the_next_write(store, killed):
+    store.save(1, moments(1))
+    killed(lambda: store.save(2, moments(2)))
+    assert len(list(store.folder.iterdir())) == 2
+    store.save(3, moments(3), 1)
+    assert sorted(path.name for path in store.folder.iterdir()) == [store.path(1).name, store.path(3).name]
+
+
+def test_what_another_process_is_writing_stays(store):
+    store.save(1, moments(1))
+    others = store.folder / f".moments-000002.safetensors.{os.getppid()}.tmp"
+    others.touch()
+    store.save(3, moments(3))
+    assert others.exists()
+
+
 def test_a_damaged_file_is_told(store):
     path = store.save(1, moments(1))
     path.write_bytes(path.read_bytes()[:40])

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -118,19 +119,15 @@ def test_a_rename_that_fails_leaves_the_checkpoint_before(tmp_path, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["round-000001"]
 
 
-def test_what_a_killed_process_left_does_not_matter(tmp_path, monkeypatch):
-    """In a container the next process often has the same process id."""
+def test_what_a_killed_process_did_not_finish_does_not_count_and_goes_with_the_next_checkpoint(tmp_path, killed):
     save(tmp_path, make(1), 3)
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "write_json", lambda *_: None)  # as if killed before it
-        patch.setattr(module.shutil, "rmtree", lambda *_, **__: None)
-        patch.setattr(Path, "rename", lambda *_: None)
-        save(tmp_path, make(2), 3)
-    left = [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
-    assert left
+    child = killed(lambda: save(tmp_path, make(2), 3))
+    own = tmp_path / f".round-000009.{os.getpid()}.tmp"  # in a container the next process often has the same id
+    own.mkdir()
+    assert (tmp_path / f".round-000002.{child}.tmp").is_dir()
     assert latest(tmp_path).state.round == 1
-    save(tmp_path, make(2), 3)
-    assert latest(tmp_path).state.round == 2
+    save(tmp_path, make(3), 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["round-000001", "round-000003"]
 
 
 @pytest.mark.parametrize("spoil", ["weights.safetensors", "moments-natural.safetensors", "state.json"])
@@ -310,6 +307,16 @@ def test_earlier_results_stay_until_a_run_begins_and_are_never_its_own(tmp_path)
     report.open()
     assert not (tmp_path / "results.json").exists()
     assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_what_a_killed_run_did_not_finish_goes_and_what_is_not_ours_stays(tmp_path, killed):
+    report = opened_report(tmp_path, [])
+    child = killed(lambda: report.results({}, 0))
+    others = tmp_path / f".notes.{child}.tmp"
+    others.touch()
+    assert len(list(tmp_path.glob(".results.json.*.tmp"))) == 1
+    opened_report(tmp_path, [])
+    assert list(tmp_path.glob(".*")) == [others]
 
 
 def test_an_output_folder_that_cannot_be_written_is_told(tmp_path, monkeypatch):
