@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,12 @@ from tavit_flwr.errors import SessionError
 
 #: The SuperLink's name in the home's ``config.toml``.
 CONNECTION = "federation"
+
+#: In the log of a SuperNode that the SuperLink has taken.
+_CONNECTED = b"SuperNode ID:"
+
+#: Seconds between a SuperNode's end and its next start.
+_RESTART_S = 10
 
 
 @dataclass(frozen=True)
@@ -129,18 +135,39 @@ class Federation:
             node.environment,
         )  # fmt: skip
 
+    def restart(self, name: str, timeout_s: float = 120) -> None:
+        """Start a killed SuperNode again and again until the SuperLink takes it, as a supervisor does.
+
+        The SuperLink refuses a key until the heartbeat of the SuperNode that had it has run out: up to a minute.
+
+        Raises
+        ------
+        SessionError
+            When the SuperLink does not take it in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            said = self.log(name).stat().st_size
+            self.start(name)
+            while self._supernodes[name].poll() is None and time.monotonic() < deadline:
+                if _CONNECTED in self.log(name).read_bytes()[said:]:
+                    return
+                time.sleep(0.2)
+            time.sleep(_RESTART_S)
+        raise SessionError("a SuperNode that the SuperLink takes", "none", f"node {name}", f"see {self.log(name)}")
+
     def kill(self, name: str) -> None:
-        """End a SuperNode and all that it started, at once and without a word, as a power cut does."""
-        _kill_group(self._supernodes.pop(name))
+        """End a SuperNode at once and without a word, but nothing that it started."""
+        _kill(self._supernodes.pop(name))
 
     def stop(self, name: str) -> None:
         """Ask a SuperNode to end."""
         stop(self._supernodes.pop(name))
 
     def kill_superlink(self) -> None:
-        """End the SuperLink and the ServerApp that it runs, at once."""
+        """End the SuperLink at once and without a word, but not the ServerApp that it runs."""
         if self._superlink is not None:
-            _kill_group(self._superlink)
+            _kill(self._superlink)
         self._superlink = None
 
     def pids(self, name: str | None = None) -> list[int]:
@@ -198,9 +225,8 @@ def federation(home: Path, nodes: Sequence[Node], environment: Mapping[str, str]
         running.close()
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
     process.wait(15)
 
 

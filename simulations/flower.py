@@ -153,6 +153,7 @@ class Flower:
     def status(self, run_id: int, deadline: float) -> str:
         """Ask ``flwr list`` how a run ended, waiting for its end until `deadline`."""
         command = ["flwr", "list", *self._at(), "--run-id", str(run_id), "--format", "json"]
+        pause_s = 0.0
         while True:
             text = ""
             with suppress(subprocess.TimeoutExpired):  # a crowded machine: ask again until the deadline
@@ -163,7 +164,8 @@ class Flower:
             status = str(runs[0].get("status", "unknown")) if runs else "unknown"
             if status.startswith("finished") or time.monotonic() > deadline:
                 return status
-            time.sleep(0.5)
+            pause_s = min(pause_s + 0.5, 8)  # what a killed SuperLink ran is called failed a minute later
+            time.sleep(pause_s)
 
     def _at(self) -> list[str]:
         return [self._connection] if self._connection else []

@@ -298,3 +298,4 @@ def test_a_server_killed_after_each_phase_and_resumed_ends_with_the_same_bits(tm
     addresses = re.findall(r"body service at (\S+),", cut.log + whole.log)
     assert len(addresses) == len(PHASES) + 2
     assert [address for address in addresses if listens(address)] == []
+    assert list(cut.out.rglob("*.tmp")) == []

@@ -9,8 +9,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from tavit_flwr.client import session, training
-from tavit_flwr.client.store import PrivateStore
+from tavit_flwr import files
+from tavit_flwr.client import session
+from tavit_flwr.client.evaluation import Evaluation
 from tavit_flwr.data import BatchStream
 
 
@@ -24,24 +25,28 @@ def apply(fault: dict | None) -> None:
 def _at_each_batch(do) -> None:
     batch = BatchStream.batch
 
-    def wrapped(self, cycle, phase, number, step):
-        do(phase, step)
-        return batch(self, cycle, phase, number, step)
+    def wrapped(self, cycle, phase, round_, step):
+        do(phase, round_, step)
+        return batch(self, cycle, phase, round_, step)
 
     BatchStream.batch = wrapped
 
 
 def _kill(fault: dict) -> None:
     """Kill this process when it draws the batch of a step."""
-    _at_each_batch(lambda phase, step: os.kill(os.getpid(), signal.SIGKILL) if step == fault["step"] else None)
+    _at_each_batch(lambda phase, round_, step: os.kill(os.getpid(), signal.SIGKILL) if step == fault["step"] else None)
 
 
 def _hold(fault: dict) -> None:
-    """Stop at a step where a file ``<phase>.on`` is, write one with this pid, and wait until that is gone."""
+    """Stop at a step where a file ``<phase>.on`` is, write one with this pid, and wait until that is gone.
+
+    The file may hold the number of the round to stop in. At ``evaluate.on`` it stops before an evaluation.
+    """
     folder = Path(fault["folder"])
 
-    def do(phase: str, step: int) -> None:
-        if step == fault["step"] and (folder / f"{phase}.on").exists():
+    def do(phase: str, round_: int, step: int) -> None:
+        on = folder / f"{phase}.on"
+        if step == fault["step"] and on.exists() and on.read_text() in ("", str(round_)):
             held = folder / f"{phase}.held"
             beside = folder / f"{phase}.beside"
             beside.write_text(str(os.getpid()))
@@ -51,13 +56,20 @@ def _hold(fault: dict) -> None:
                 time.sleep(0.02)
 
     _at_each_batch(do)
+    begin = Evaluation.begin.__func__
+
+    def wrapped(cls, workshop, order, tensors):
+        do("evaluate", order.round, fault["step"])
+        return begin(cls, workshop, order, tensors)
+
+    Evaluation.begin = classmethod(wrapped)
 
 
 def _slow(fault: dict) -> None:
     """Take so many times as long from one batch to the next as this machine does, up to a second."""
     last = [time.monotonic()]
 
-    def do(phase: str, step: int) -> None:
+    def do(phase: str, round_: int, step: int) -> None:
         if step:
             time.sleep(min((fault["factor"] - 1) * (time.monotonic() - last[0]), 1))
         last[0] = time.monotonic()
@@ -67,7 +79,7 @@ def _slow(fault: dict) -> None:
 
 def _asleep(fault: dict) -> None:
     """Sleep once, at a step."""
-    _at_each_batch(lambda phase, step: time.sleep(fault["seconds"]) if step == fault["step"] else None)
+    _at_each_batch(lambda phase, round_, step: time.sleep(fault["seconds"]) if step == fault["step"] else None)
 
 
 def _nan(fault: dict) -> None:
@@ -82,15 +94,15 @@ def _nan(fault: dict) -> None:
 
 
 def _disk_full(fault: dict) -> None:
-    """Let the kernel refuse files longer than a kilobyte while the private store is written."""
-    save = PrivateStore.save
+    """Let the kernel refuse files longer than a kilobyte while this project's own are written; the log is not one."""
+    write = files.write_whole
 
-    def wrapped(*args, **options):
+    def wrapped(*args):
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
         try:
-            return save(*args, **options)
+            return write(*args)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    training.PrivateStore.save = wrapped
+    files.write_whole = wrapped
