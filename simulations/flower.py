@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from simulations.processes import end_all, free_port, stop, wait_healthy
 from tavit_flwr.errors import SessionError
@@ -46,9 +49,24 @@ class RunOutcome:
         return self.status == "finished:completed"
 
 
-def federation_config(clients: int) -> str:
-    """Flower's federation settings under which that many clients run at once, whatever the number of cores."""
-    return f"num-supernodes={clients} client-resources-num-cpus=1 init-args-num-cpus={clients}"
+def federation_config(clients: int, at_once: int | None = None, gpus: int = 0) -> str:
+    """Flower's federation settings under which clients run at once, whatever the number of cores.
+
+    Parameters
+    ----------
+    clients : int
+        Simulated nodes.
+    at_once : int, optional
+        So many of them run at the same time; all by default.
+    gpus : int
+        Of this machine; each client that runs gets its share of one. Without a share Ray hides them from clients.
+    """
+    at_once = min(clients, at_once or clients)
+    config = f"num-supernodes={clients} client-resources-num-cpus=1 init-args-num-cpus={at_once}"
+    if gpus:
+        share = math.floor(10_000 / math.ceil(at_once / gpus)) / 10_000  # rounded down: all have to fit
+        config += f" client-resources-num-gpus={share} init-args-num-gpus={gpus}"
+    return config
 
 
 class Flower:
@@ -83,6 +101,7 @@ class Flower:
         overrides: str,
         clients: int | None = None,
         *,
+        at_once: int | None = None,
         app: Path = ROOT,
         timeout_s: float = 1800,
         on_line: Callable[[str], None] = lambda line: None,
@@ -94,7 +113,9 @@ class Flower:
         overrides : str
             Hydra overrides, as in ``flwr run . --run-config "hydra='...'"``.
         clients : int, optional
-            Simulated nodes that run at once; None keeps Flower's default federation.
+            Simulated nodes, which share this machine's GPUs; None keeps Flower's default federation.
+        at_once : int, optional
+            So many of them run at the same time; all by default.
         app : Path
             Another app that takes the same overrides.
         timeout_s : float
@@ -107,7 +128,8 @@ class Flower:
         SessionError
             When Flower does not accept the run, or it takes longer than `timeout_s`.
         """
-        options = ["--federation-config", federation_config(clients)] if clients is not None else []
+        simulated = federation_config(clients, at_once, torch.cuda.device_count()) if clients is not None else ""
+        options = ["--federation-config", simulated] if simulated else []
         return self.run_app(app, {"hydra": overrides}, options, timeout_s=timeout_s, on_line=on_line)
 
     def run_app(

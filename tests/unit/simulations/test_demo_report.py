@@ -60,4 +60,12 @@ def test_pictures_are_gathered_one_a_task(tmp_path):
 
 def test_the_federation_lets_all_clients_run_at_once():
     assert federation_config(5) == "num-supernodes=5 client-resources-num-cpus=1 init-args-num-cpus=5"
+    assert federation_config(100, 8) == "num-supernodes=100 client-resources-num-cpus=1 init-args-num-cpus=8"
+
+
+@pytest.mark.parametrize(("clients", "gpus", "share"), [(3, 1, 0.3333), (5, 2, 0.3333), (2, 4, 1.0)])
+def test_clients_share_the_gpus(clients: int, gpus: int, share: float) -> None:
+    config = federation_config(clients, gpus=gpus)
+    assert config.endswith(f" client-resources-num-gpus={share} init-args-num-gpus={gpus}")
+    assert share * -(-clients // gpus) <= 1
     assert 1024 < free_port() < 65536
