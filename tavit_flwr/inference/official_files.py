@@ -15,11 +15,13 @@ from torch import Tensor
 from tavit_flwr.config.validate import NAME
 from tavit_flwr.errors import CheckpointError, ConfigError
 from tavit_flwr.files import beside_of, sync_folder, write_json, write_tensors
-from tavit_flwr.models import Parts, build_body, build_head, build_tail, load_official, preset
+from tavit_flwr.models import Parts, build_body, build_head, build_tail, preset
+from tavit_flwr.models.official import faults, refuse_faults
 from tavit_flwr.models.stored import IMPORTED_FILE, WEIGHTS_FILE, load_parts
 
 _PARTS = ("head", "body", "tail")
 _WRAPPER = "module."  # what DataParallel puts before each name
+_ENVELOPE = "state_dict"  # what trainers put around it
 
 
 def import_checkpoint(
@@ -53,18 +55,23 @@ def import_checkpoint(
     ConfigError
         If a task has a head and no tail, or the reverse, or a name is none.
     ModelError
-        If a tensor is missing, unexpected, of another shape or type, or not finite: all are listed.
+        If a tensor is missing, unexpected, of another shape or type, or not finite: all are listed, of all files.
     """
     _check_names(heads, tails, body_name)
     _refuse_existing(output)
     parts = _empty_parts(time_step)
-    shared = read_state_dict(body)
-    flat: dict[str, Tensor] = {}
+    files = {f"body/{body_name}": body}
     for task in heads:
-        found = {"head": read_state_dict(heads[task]), "body": shared, "tail": read_state_dict(tails[task])}
-        load_official(parts, found)
-        owners = {"head": task, "body": body_name, "tail": task}
-        flat |= {f"{part}/{owners[part]}/{name}": value for part in _PARTS for name, value in _state(parts, part)}
+        files |= {f"head/{task}": heads[task], f"tail/{task}": tails[task]}
+    states = {owner: read_state_dict(file) for owner, file in files.items()}
+    targets = {owner: getattr(parts, owner.partition("/")[0]) for owner in files}
+    found = [fault for owner, part in targets.items() for fault in faults(owner, part, states[owner])]
+    refuse_faults(found, "--head, --tail and --body")
+    flat = {
+        f"{owner}/{name}": states[owner][name].detach().float().contiguous().clone()
+        for owner, part in targets.items()
+        for name in part.state_dict()
+    }
     document = {
         "preset": parts.preset.name, "overrides": {}, "time_step": time_step,
         "tasks": dict.fromkeys(heads, body_name),
@@ -111,7 +118,7 @@ def export_checkpoint(weights: Path, output: Path, *, task: str) -> bool:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read one state dict, without ``module.`` before its names if all have it.
+    """Read one state dict, taken out of ``{"state_dict": ...}``, without ``module.`` before its names if all have it.
 
     Nothing but tensors and plain containers is unpickled.
 
@@ -131,8 +138,15 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             "a state dict of tensors (.pt, .pth or .safetensors)", reason, str(path),
             "save the part's state_dict() with torch.save; whole pickled modules are not read",
         ) from error  # fmt: skip
-    if not isinstance(found, Mapping) or not found or not all(isinstance(name, str) for name in found):
+    if isinstance(found, Mapping) and isinstance(found.get(_ENVELOPE), Mapping):
+        found = found[_ENVELOPE]
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
         raise CheckpointError("a state dict: names to tensors", type(found).__name__, str(path))
+    if not any(isinstance(value, Tensor) for value in found.values()):
+        received = f"no tensor under {', '.join(list(found)[:5]) or 'any name'}"
+        raise CheckpointError(
+            "a state dict: names to tensors", received, str(path), "save the state dict that lies inside alone"
+        )
     wrapped = all(name.startswith(_WRAPPER) for name in found)
     return {name.removeprefix(_WRAPPER) if wrapped else name: value for name, value in found.items()}
 

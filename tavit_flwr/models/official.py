@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tavit_flwr.errors import ModelError
 from tavit_flwr.models.parts import Parts
@@ -31,34 +31,41 @@ def load_official(parts: Parts, state_dicts: Mapping[str, Mapping[str, Tensor]])
         If a part or a tensor is missing, unexpected, of another shape, of a type that float32 cannot hold, or not
         finite: all of them are listed.
     """
-    targets = {name: dict(getattr(parts, name).named_parameters()) for name in ("head", "body", "tail")}
-    if set(state_dicts) != set(targets):
+    parts_by_name = {name: getattr(parts, name) for name in ("head", "body", "tail")}
+    if set(state_dicts) != set(parts_by_name):
         raise ModelError("state dicts for head, body and tail", ", ".join(sorted(state_dicts)) or "none")
-    faults = [fault for name in targets for fault in _compare(name, targets[name], state_dicts[name])]
-    if faults:
-        raise ModelError(
-            "the published tensors, name by name and shape by shape",
-            "; ".join(faults),
-            f"preset {parts.preset.name!r}",
-            "build the parts from the 'paper' preset and give the state dict of each part as published",
-        )
+    found = [fault for name, part in parts_by_name.items() for fault in faults(name, part, state_dicts[name])]
+    refuse_faults(found, f"preset {parts.preset.name!r}")
     with torch.no_grad():
-        for name, target in targets.items():
-            for key, parameter in target.items():
+        for name, part in parts_by_name.items():
+            for key, parameter in part.named_parameters():
                 parameter.copy_(state_dicts[name][key])
 
 
-def _compare(part: str, target: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    faults = [f"missing {part}/{key}" for key in target if key not in given]
-    faults += [f"unexpected {part}/{key}" for key in given if key not in target]
+def refuse_faults(found: Sequence[str], where: str) -> None:
+    """Raise one `ModelError` that lists everything that `faults` found."""
+    if found:
+        raise ModelError(
+            "the published tensors, name by name and shape by shape",
+            "; ".join(found),
+            where,
+            "build the parts from the 'paper' preset and give the state dict of each part as published",
+        )
+
+
+def faults(name: str, part: nn.Module, given: Mapping[str, Tensor]) -> list[str]:
+    """List what keeps a state dict from filling a part; `name` is how the part is called."""
+    target = dict(part.named_parameters())
+    found = [f"missing {name}/{key}" for key in target if key not in given]
+    found += [f"unexpected {name}/{key}" for key in given if key not in target]
     for key, wanted in target.items():
         value = given.get(key)
         if key in given and not isinstance(value, Tensor):
-            faults.append(f"not a tensor {part}/{key}")
+            found.append(f"not a tensor {name}/{key}")
         elif value is not None and value.shape != wanted.shape:
-            faults.append(f"wrong shape {part}/{key} {list(value.shape)} instead of {list(wanted.shape)}")
+            found.append(f"wrong shape {name}/{key} {list(value.shape)} instead of {list(wanted.shape)}")
         elif value is not None and value.dtype not in _TYPES:
-            faults.append(f"wrong type {part}/{key} {value.dtype}")
+            found.append(f"wrong type {name}/{key} {value.dtype}")
         elif value is not None and not bool(torch.isfinite(value).all()):
-            faults.append(f"not finite {part}/{key}")
-    return faults
+            found.append(f"not finite {name}/{key}")
+    return found

@@ -41,6 +41,7 @@ def imported(published, tmp_path_factory):
 def changed(published, part, tmp_path, change):
     state = torch.load(published / f"{part}.pth", weights_only=True)
     result = change(state) or state
+    tmp_path.mkdir(exist_ok=True)
     torch.save(result, tmp_path / f"{part}.pt")
     return tmp_path / f"{part}.pt"
 
@@ -101,12 +102,34 @@ def test_all_faults_are_listed_in_one_error_and_nothing_is_written(published, tm
     with pytest.raises(ModelError) as told:
         bring(published, tmp_path / "out", head=head, tail=tail)
     for fault in (
-        "missing head/mlp.0.weight", "unexpected head/wrong.name", "wrong shape head/mlp.0.bias [3] instead of [512]",
-        "wrong type head/mlp.2.bias torch.float64", "not finite head/mid_attn.fn.g", "missing tail/final_conv.1.bias",
+        "missing head/denoise/mlp.0.weight", "unexpected head/denoise/wrong.name",
+        "wrong shape head/denoise/mlp.0.bias [3] instead of [512]", "wrong type head/denoise/mlp.2.bias torch.float64",
+        "not finite head/denoise/mid_attn.fn.g", "missing tail/denoise/final_conv.1.bias",
     ):  # fmt: skip
         assert fault in str(told.value)
     assert not (tmp_path / "out").exists()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_faults_of_every_task_are_listed(published, tmp_path):
+    broken = {
+        task: changed(published, "tail", tmp_path / task, lambda state, name=name: state.pop(name) is None)
+        for task, name in (("denoise", "final_conv.1.bias"), ("derain", "final_conv.1.weight"))
+    }
+    with pytest.raises(ModelError) as told:
+        import_checkpoint(
+            dict.fromkeys(broken, published / "head.pth"), broken, published / "body.pth", tmp_path / "out"
+        )
+    assert told.value.received == "missing tail/denoise/final_conv.1.bias; missing tail/derain/final_conv.1.weight"
+
+
+def test_a_state_dict_is_taken_out_of_its_envelope(published, tmp_path):
+    wanted = torch.load(published / "tail.pth", weights_only=True)
+    torch.save({"state_dict": wanted, "epoch": 3}, tmp_path / "tail.pt")
+    assert list(read_state_dict(tmp_path / "tail.pt")) == list(wanted)
+    torch.save({"params": wanted, "optimizer": {}}, tmp_path / "tail.pt")
+    with pytest.raises(CheckpointError, match=r"no tensor under params, optimizer.*inside alone"):
+        read_state_dict(tmp_path / "tail.pt")
 
 
 def test_half_precision_and_the_wrapper_of_parallel_training_come_in(published, tmp_path):
