@@ -1,7 +1,8 @@
 """All benchmarks, one after another; their records in one file.
 
 ``python -m simulations.bench --quick`` is `make bench`. Each benchmark runs in a process of its own, so that none has
-the threads, caches or memory of another, and writes its own file to ``outputs/bench``.
+the threads, caches or memory of another, and writes its own file to ``outputs/bench``. Those that give tables and no
+figure of their own are left out where it is quick.
 """
 
 from __future__ import annotations
@@ -19,20 +20,23 @@ from tavit_flwr.files import write_json
 
 #: Modules here, those first that disturb the machine least.
 BENCHMARKS = (
-    "wire_bytes", "phases", "protocol", "restore", "breakdown", "first_step", "steps", "naive_way", "scale",
+    "wire_bytes", "phases", "protocol", "restore", "breakdown", "frozen_options", "wire_types", "first_step", "steps",
+    "naive_way", "scale",
 )  # fmt: skip
+#: Only in full, or by name.
+FULL = frozenset({"frozen_options", "wire_types"})
 
 
 def main(given: list[str] | None = None) -> int:
     """Run them; 0 only when all ran."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", nargs="+", default=list(BENCHMARKS), choices=BENCHMARKS)
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS)
     parser.add_argument("--output", type=Path, default=Path("outputs/bench.json"))
     options = parser.parse_args(given)
     folder, failed = options.output.parent / "bench", []
     records: list[dict[str, Any]] = []
-    for name in options.only:
+    for name in options.only or [name for name in BENCHMARKS if not (options.quick and name in FULL)]:
         began, output = time.monotonic(), folder / f"{name}.json"
         output.unlink(missing_ok=True)
         words = [sys.executable, "-m", f"simulations.bench.{name}", "--output", str(output)]

@@ -10,7 +10,8 @@ process of its own, and takes the time of each part where it is done:
 * ``network``: what a client waits beyond the server's time: gRPC, TLS, sockets, on both sides.
 
 In the task-agnostic phase the client runs the next head while the server works; ``overlap`` is that time, counted
-twice in the parts. ``rest`` is what no part accounts for, and ``unsplit`` the same step in one process, in turns.
+twice in the parts. ``sum`` adds them all up, the overlap taken off; ``rest`` is what no part accounts for, and
+``unsplit`` the same step in one process, in turns.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from tavit_flwr.config import TavitConfig
 from tavit_flwr.models import build_parts
 from tavit_flwr.split.optimisers import build_optimiser
 from tavit_flwr.split.phases import PHASES
+from tavit_flwr.split.precision import set_precision
 from tavit_flwr.wire import stream_client
 
 COMPUTE = ("data", "head and tail", "optimiser")
@@ -43,6 +45,8 @@ class Client:
     def __init__(self, config: TavitConfig, batches: Batches, watch: Stopwatch) -> None:
         parts = build_parts(config.model.preset, seed=config.seed, **config.model.overrides)
         self._head, self._tail = parts.head, parts.tail
+        for part in (parts.head, parts.tail):
+            set_precision(part, config.compute.autocast)
         self._optimiser = build_optimiser([*parts.head.parameters(), *parts.tail.parameters()], config.optimiser.client)
         watch.around(self._optimiser, "step", "optimiser")
         self._watch, self._batches = watch, batches
@@ -77,8 +81,9 @@ class Client:
             "client": client_s, "serialise": written_s + read_s, "body": there["body"], "queue": queue_s,
             "network": max(0.0, beyond_s), "overlap": min(0.0, beyond_s), "connect": connect_s,
         }  # fmt: skip
-        parts["rest"] = wall_s - sum(parts.values())
-        return {name: value / steps for name, value in ({"wall": wall_s} | parts).items()}
+        sum_s = sum(parts.values())
+        whole = {"wall": wall_s} | parts | {"sum": sum_s, "rest": wall_s - sum_s}
+        return {name: value / steps for name, value in whole.items()}
 
 
 def main(given: list[str] | None = None) -> list[Record]:

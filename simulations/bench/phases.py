@@ -1,6 +1,9 @@
-"""What a client computes in the task-agnostic phase beside the task-specific one: no gradient that nobody uses.
+"""What frozen parts save: no gradient that nobody uses is computed.
 
-``python -m simulations.bench.phases`` times both sides' computing of a step of either phase, in turns, in one process.
+``python -m simulations.bench.phases`` times both sides' computing of a step of either phase, in turns, in one process,
+and tells each part's passes, frozen beside moving. Heads and tails move in the task-specific phase, the body in the
+task-agnostic one. ``client`` and ``server`` are all that either side computes, optimisers included; the body's backward
+pass includes its optimiser's step.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import torch
 from simulations.bench.record import Record, arguments, cores, report
 from simulations.bench.unsplit import PHASE_NAMES
 from tavit_flwr.config import compose
-from tavit_flwr.server.step_times import TimedSteps
+from tavit_flwr.server.step_times import PASSES, StepTime, TimedSteps
 
 
 def main(given: list[str] | None = None) -> list[Record]:
@@ -28,20 +31,26 @@ def main(given: list[str] | None = None) -> list[Record]:
         batch_size = 2 if preset == "paper" else 4
         timed = TimedSteps(compose([f"model={preset}", "optimiser=paper", f"data.batch_size={batch_size}"]))
         for _ in range(repeats):
-            specific, agnostic = (timed.time(phase, steps) for phase in PHASE_NAMES)
-            rows.append(
-                {
-                    "preset": preset, "agnostic_client_ms": 1000 * agnostic.client_s,
-                    "specific_client_ms": 1000 * specific.client_s, "ratio": agnostic.client_s / specific.client_s,
-                    "agnostic_server_ms": 1000 * agnostic.server_s, "specific_server_ms": 1000 * specific.server_s,
-                }
-            )  # fmt: skip
-    own = [row for row in rows if row["preset"] == "paper"]
-    pairs = [row["agnostic_client_ms"] for row in own], [row["specific_client_ms"] for row in own]
+            rows += [
+                {"preset": preset, **row} for row in compared(*(timed.time(phase, steps) for phase in PHASE_NAMES))
+            ]
+    own = [row for row in rows if row["preset"] == "paper" and row["what"] == "client"]
+    pairs = [row["frozen_ms"] for row in own], [row["moving_ms"] for row in own]
     return report(
         options.output, [Record.of("phase_compute_ratio", "ms a client-step", *pairs)], rows,
-        "what a client computes a step, by phase",
+        "what each part computes a step, frozen and moving",
     )  # fmt: skip
+
+
+def compared(specific: StepTime, agnostic: StepTime) -> list[dict[str, Any]]:
+    """Rows of the parts and of both sides, frozen beside moving, milliseconds."""
+    pairs = {name: (agnostic.parts_s[name], specific.parts_s[name]) for name in PASSES}
+    pairs |= {name: (moving, frozen) for name, (frozen, moving) in pairs.items() if name.startswith("body")}
+    pairs |= {"client": (agnostic.client_s, specific.client_s), "server": (specific.server_s, agnostic.server_s)}
+    return [
+        {"what": name, "frozen_ms": 1000 * frozen, "moving_ms": 1000 * moving, "ratio": frozen / moving}
+        for name, (frozen, moving) in pairs.items()
+    ]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import os
 import platform
@@ -20,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from simulations.flower import ROOT
 from tavit_flwr.errors import ConfigError
 from tavit_flwr.files import write_json
 
@@ -96,14 +98,22 @@ def cores() -> int:
 
 
 def machine() -> dict[str, Any]:
-    """Where and when: processor, cores, memory, load, versions, command."""
+    """Where and when: processor, cores, memory, load, versions, command, sources."""
     names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "processor": names[0] if names else platform.machine(), "cores": cores(), "memory_gib": round(memory_gib, 1),
         "load": os.getloadavg()[0], "torch": torch.__version__, "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "command": shlex.join(["python", "-m", *map(str, _command())]),
+        "command": shlex.join(["python", "-m", *map(str, _command())]), "sources": sources(),
     }  # fmt: skip
+
+
+def sources() -> str:
+    """Name the project's code by its content, to tell what was measured with other code."""
+    digest = hashlib.sha256()
+    for path in sorted(path for room in ("tavit_flwr", "simulations") for path in (ROOT / room).rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _command() -> list[str]:

@@ -82,10 +82,10 @@ def main(given: list[str] | None = None) -> list[Record]:
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--stride", type=int, default=16)
     parser.add_argument("--windows", type=int, default=64, help="of each measurement, at least; 16 where it is quick")
-    parser.add_argument("--repeats", type=int, default=7, help="five where it is quick")
+    parser.add_argument("--repeats", type=int, default=7, help="three where it is quick")
     parser.add_argument("--threads", type=int, default=cores())
     options = parser.parse_args(given)
-    windows, repeats = (16, 5) if options.quick else (options.windows, options.repeats)
+    windows, repeats = (16, 3) if options.quick else (options.windows, options.repeats)
     sizes = QUICK_BATCH_SIZES if options.quick else BATCH_SIZES
     torch.set_num_threads(options.threads)
     parts = build_parts(options.preset)

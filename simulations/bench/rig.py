@@ -23,6 +23,7 @@ from tavit_flwr.server.cohort import Cohort, Member
 from tavit_flwr.server.initial import preset_of
 from tavit_flwr.server.sessions import Session
 from tavit_flwr.split.phases import PHASES
+from tavit_flwr.split.precision import set_precision
 from tavit_flwr.wire.limits import Limits
 from tavit_flwr.wire.stream_client import StreamClient
 
@@ -116,6 +117,7 @@ def _serve(pipe: Connection, config: TavitConfig, watch: Stopwatch | None) -> No
     preset = preset_of(config)
     body = build_body(preset)
     initialise_part(body, config.seed, "bench", "body")
+    set_precision(body, config.compute.autocast)
     settings = config.optimiser.server
     with BodyService(config.wire, threads=cores()) as service:
         host = BodyHost("natural", body, settings, preset.body_dim, config.seed)

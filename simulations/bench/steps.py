@@ -32,16 +32,17 @@ from simulations.flower import Flower, local_flower
 CLIENTS = (1, 2, 4)
 #: Quick cases: those with a goal, and a few beside them.
 QUICK = {
-    "simulation": [("small", 1), ("tiny", 2), ("small", 2), ("paper", 2), ("small", 4)],
-    "deployment": [("small", 1)],
+    "simulation": [("tiny", 2), ("small", 2), ("paper", 2), ("small", 4)],
+    "deployment": [("tiny", 1), ("small", 1), ("small", 2)],
 }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured: seconds that a round of the unsplit loop would take, rounds a run, runs."""
+    """How much is measured: seconds of a round of the unsplit loop, the fewest steps of one, rounds a run, runs."""
 
     round_s: float
+    steps: int
     rounds: int
     repeats: int
 
@@ -61,7 +62,7 @@ def main(given: list[str] | None = None) -> list[Record]:
         help="of the Flower processes, not of the unsplit one",
     )
     options = parser.parse_args(given)
-    plan = Plan(1.5, 2, 1) if options.quick else Plan(12, 3, options.repeats)
+    plan = Plan(1.5, 2, 2, 1) if options.quick else Plan(12, 4, 3, options.repeats)
     environment = dict(pair.split("=", 1) for pair in options.environment)
     rows: list[dict[str, Any]] = []
     for carrier in options.carriers:
@@ -113,7 +114,7 @@ def _case(
 ) -> list[dict[str, Any]]:
     loop = UnsplitLoop(config_of(given))
     slowest_s = max(loop.cost(phase, 1, 0).wall_s for phase in PHASE_NAMES)
-    steps = int(min(200, max(4, plan.round_s / (slowest_s * clients))))
+    steps = int(min(200, max(plan.steps, plan.round_s / (slowest_s * clients))))
     warm_up = carrier == "simulation"
     rows = []
     before = [loop.median_cost(phase, steps) for phase in PHASE_NAMES]

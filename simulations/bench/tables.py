@@ -1,7 +1,7 @@
 """The tables of ``docs/performance.md`` from what the benchmarks wrote.
 
 ``python -m simulations.bench.tables`` prints them; ``--write docs/performance.md`` puts them in place of all that
-follows the line `MARK` there.
+stands between the lines `BEGIN` and `END` there, if they are of full measurements.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from simulations.bench.record import sources, spread
 from tavit_flwr.errors import ConfigError
 from tavit_flwr.files import write_bytes
 
-MARK = "<!-- tables -->"
+BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 
 #: What a record's ratio or value should be: a pattern of names, and the goal in words.
 GOALS = (
@@ -41,17 +42,23 @@ def main(given: list[str] | None = None) -> None:
     """Print the tables, or write them into a document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("outputs/bench"), help="with the benchmarks' own files")
-    parser.add_argument("--write", type=Path, help="a document with the mark")
+    parser.add_argument("--write", type=Path, help="a document with both marks")
     options = parser.parse_args(given)
-    paths = sorted(options.folder.glob("*.json"))
-    text = tables({path.stem: json.loads(path.read_text()) for path in paths})
+    measured = {path.stem: json.loads(path.read_text()) for path in sorted(options.folder.glob("*.json"))}
+    text = tables(measured)
     if options.write is None:
         print(text)
         return
-    before, mark, _ = options.write.read_text().partition(MARK)
-    if not mark:
-        raise ConfigError(f"the line {MARK}", "none", str(options.write))
-    write_bytes(options.write, f"{before}{MARK}\n\n{text}".encode())
+    if quick := [name for name, one in measured.items() if _quick(one)]:
+        raise ConfigError(
+            "full measurements", f"quick ones of {', '.join(quick)}", str(options.folder),
+            "run those without --quick, or print the tables without --write",
+        )  # fmt: skip
+    before, begin, rest = options.write.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ConfigError(f"the lines {BEGIN} and {END}", "not both", str(options.write))
+    write_bytes(options.write, f"{before}{BEGIN}\n\n{text}\n{END}{after}".encode())
 
 
 def tables(measured: dict[str, dict[str, Any]]) -> str:
@@ -73,29 +80,45 @@ def tables(measured: dict[str, dict[str, Any]]) -> str:
     lines += [*_table(head, rows), ""]
     for name, one in measured.items():
         where = one["machine"]
+        marks = (" **Quick: fewer cases, short.**" if _quick(one) else "") + (
+            " **The sources have changed since.**" if where.get("sources") != sources() else ""
+        )
         lines += [
             f"## `simulations/bench/{name}.py`", "",
             f"`{where['command']}`, {where['date']}, {where['cores']} cores of {where['processor']}, "
-            f"{where['memory_gib']:.0f} GiB, torch {where['torch']}, load {where['load']:.1f} at its end. Medians.", "",
+            f"{where['memory_gib']:.0f} GiB, torch {where['torch']}, load {where['load']:.1f} at its end.{marks} "
+            "Medians; in brackets the distance between the quartiles.", "",
             *_medians(one["rows"]), "",
         ]  # fmt: skip
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _quick(one: dict[str, Any]) -> bool:
+    return "--quick" in one["machine"]["command"].split()
+
+
 def _medians(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """One row a case: the medians of its measurements, and how many there are."""
-    columns = list(dict.fromkeys(key for row in rows for key, value in row.items() if not isinstance(value, list)))
+    """One row a case: medians of its measurements with their spread, lists of the first one, and how many there are."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     apart = [key for key in columns if key in CASES or any(isinstance(row.get(key), str) for row in rows)]
+    measured = [key for key in columns if key not in apart]
     cases: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         cases.setdefault(tuple(row.get(key, "") for key in apart), []).append(row)
-    shown = []
-    for case, own in cases.items():
-        values = {key: [row[key] for row in own if key in row] for key in columns if key not in apart}
-        medians = [_number(statistics.median(found)) if found else "" for found in values.values()]
-        shown.append((*map(str, case), *medians, str(len(own))))
-    head = [key.replace("_", " ") for key in (*apart, *(key for key in columns if key not in apart), "measurements")]
-    return _table(head, shown)
+    shown = [
+        (*map(str, case), *(_cell([row[key] for row in own if key in row]) for key in measured), str(len(own)))
+        for case, own in cases.items()
+    ]
+    return _table([key.replace("_", " ") for key in (*apart, *measured, "measurements")], shown)
+
+
+def _cell(values: Sequence[Any]) -> str:
+    if not values:
+        return ""
+    if isinstance(values[0], list):
+        return ", ".join(" ".join(map(str, one)) if isinstance(one, list) else _number(one) for one in values[0])
+    median = _number(statistics.median(values))
+    return f"{median} ({_number(spread(values))})" if len(values) > 1 else median
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -108,7 +131,7 @@ def _goal(name: str) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ from tavit_flwr.errors import SessionError
 from tavit_flwr.models import build_parts
 from tavit_flwr.split.optimisers import build_optimiser
 from tavit_flwr.split.phases import PHASES
+from tavit_flwr.split.precision import set_precision
 from tavit_flwr.split.unsplit import UnsplitClient, unsplit_step
 
 PHASE_NAMES = ("task-specific", "task-agnostic")
-_SHORT_S = 0.2
+_SHORT_S, _LONG_S = 0.2, 1.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class UnsplitLoop:
         body = None
         for index, task in enumerate(config.clients):
             parts = build_parts(config.model.preset, seed=config.seed, **config.model.overrides)
+            for part in (parts.head, parts.body, parts.tail):
+                set_precision(part, config.compute.autocast)
             body = body or parts.body
             optimiser = build_optimiser([*parts.head.parameters(), *parts.tail.parameters()], config.optimiser.client)
             self._clients.append(UnsplitClient(task, parts.head, parts.tail, optimiser))
@@ -74,23 +77,25 @@ class UnsplitLoop:
         return Cost((time.perf_counter() - began) / count, (time.process_time() - cpu_began) / count)
 
     def threads(self, phase: str) -> int:
-        """All cores or one thread, whichever is faster: small tensors are not worth sharing out."""
+        """All cores or one thread, whichever is faster: small tensors are not worth sharing out, long steps are."""
         if phase not in self._threads:
             found: dict[int, float] = {}
-            for threads in dict.fromkeys((1, cores())):
+            for threads in dict.fromkeys((cores(), 1)):
                 self._threads[phase] = threads
                 self.cost(phase, 1, 0)  # the first steps import and allocate
                 cost_s = self.cost(phase, 1, 0).wall_s
                 if cost_s < _SHORT_S:
                     cost_s = min(self.cost(phase, 2, 0).wall_s for _ in range(3))
                 found[threads] = cost_s
+                if cost_s > _LONG_S:
+                    break
             self._threads[phase] = min(found, key=lambda threads: found[threads])
         return self._threads[phase]
 
     def median_cost(self, phase: str, steps: int, blocks: int = 4) -> Cost:
         """Measure about `steps` steps of every client in blocks, and give the median block's."""
         self.cost(phase, 0)
-        costs = [self.cost(phase, max(1, steps // blocks), 0) for _ in range(blocks)]
+        costs = [self.cost(phase, max(1, steps // blocks), 0) for _ in range(min(blocks, steps))]
         return Cost(
             *(statistics.median(values) for values in zip(*((one.wall_s, one.cpu_s) for one in costs), strict=True))
         )

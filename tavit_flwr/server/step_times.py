@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,14 +22,29 @@ from tavit_flwr.split.phases import PHASES, set_moving
 from tavit_flwr.split.precision import set_precision
 from tavit_flwr.split.server_side import body_backward
 
+#: What the parts do in a step.
+PASSES = tuple(f"{part} {way}" for part in ("head", "body", "tail") for way in ("forward", "backward"))
+
 
 @dataclass(frozen=True)
 class StepTime:
-    """Median seconds that one client-step of a phase takes on either side."""
+    """Median seconds that one client-step of a phase takes.
+
+    Attributes
+    ----------
+    phase : str
+        The phase's name.
+    client_s, server_s : float
+        On either side.
+    parts_s : dict
+        Of each of `PASSES`. The body's backward pass is with its optimiser's step, the tail's with the loss; on a GPU
+        the tail's two passes are not told apart exactly.
+    """
 
     phase: str
     client_s: float
     server_s: float
+    parts_s: dict[str, float] = field(default_factory=dict)
 
 
 class TimedSteps:
@@ -56,6 +71,8 @@ class TimedSteps:
         moving = [*self._head.parameters(), *self._tail.parameters()]
         self._optimiser = build_optimiser(moving, config.optimiser.client)
         self._host = BodyHost("timed", body, config.optimiser.server, preset.body_dim, seed, server_device)
+        self._tail_forward_done = 0.0
+        self._tail.register_forward_hook(self._note_tail)
         shape = config.data.batch_size, 3, config.data.crop, config.data.crop
         self._clean = torch.rand(shape, generator=generator(seed, "timed", "clean")) * 2 - 1
         self._degraded = (self._clean + 0.1).clamp(-1, 1)
@@ -67,11 +84,14 @@ class TimedSteps:
             set_moving(part, kind.client_moves)
         self._host.begin_phase(moves=kind.body_moves)
         times = [self._step(phase) for _ in range(repeats + 1)][1:]
-        client_s, server_s = (statistics.median(side) for side in zip(*times, strict=True))
-        return StepTime(phase, client_s, server_s)
+        client_s, server_s, *parts = (statistics.median(values) for values in zip(*times, strict=True))
+        return StepTime(phase, client_s, server_s, dict(zip(PASSES, parts, strict=True)))
 
-    def _step(self, phase: str) -> tuple[float, float]:
-        """One step; what crosses is put on the CPU, which waits for a GPU."""
+    def _step(self, phase: str) -> tuple[float, ...]:
+        """One step: seconds on the client, on the server, of each of `PASSES`.
+
+        What crosses is put on the CPU, which waits for a GPU.
+        """
         kind = PHASES[phase]
         began = time.perf_counter()
         self._optimiser.zero_grad(set_to_none=True)
@@ -96,10 +116,19 @@ class TimedSteps:
         backward_done = time.perf_counter()
         if grad_smashed is not None:
             head_backward(head_pass, grad_smashed, tail_pass.grad_local)
+        head_backward_done = time.perf_counter()
+        if kind.client_moves:
             self._optimiser.step()
         ended = time.perf_counter()
         client_s = (head_done - began) + (tail_done - forward_done) + (ended - backward_done)
-        return client_s, (forward_done - head_done) + (backward_done - tail_done)
+        return (
+            client_s, (forward_done - head_done) + (backward_done - tail_done),
+            head_done - began, head_backward_done - backward_done, forward_done - head_done, backward_done - tail_done,
+            self._tail_forward_done - forward_done, tail_done - self._tail_forward_done,
+        )  # fmt: skip
+
+    def _note_tail(self, *_: object) -> None:
+        self._tail_forward_done = time.perf_counter()
 
 
 def timed_lines(config: TavitConfig, repeats: int) -> list[str]:

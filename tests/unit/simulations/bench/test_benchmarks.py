@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from simulations.bench import __main__ as every
-from simulations.bench import cases, steps, unsplit, wire_bytes
+from simulations.bench import breakdown, cases, phases, scale, steps, unsplit, wire_bytes, wire_types
 from simulations.bench.record import NAMES
 from simulations.bench.rig import Stopwatch
 from simulations.bench.watch import Watch, disk_mib, family
@@ -64,6 +64,58 @@ def test_a_record_of_steps_is_of_both_phases_round_by_round():
     assert one.spread == pytest.approx(0.75)
 
 
+def test_a_record_of_scale_takes_each_ten_beside_the_hundred():
+    rows = [
+        {"clients": clients, "client_round_ms": ms, "memory_mib": 1000 * ms}
+        for clients, ms in ((10, 2.0), (100, 3.0), (10, 4.0))
+    ]
+    time, memory = scale.records(rows)
+    assert (time.name, time.value, time.baseline, time.ratio) == ("scale_time/100_vs_10", 3.0, 3.0, 1.125)
+    assert time.spread > 0
+    assert memory.ratio == 1.125
+    assert scale.records(rows[:1]) == []
+
+
+def test_frozen_parts_stand_beside_moving_ones():
+    """Heads and tails move in the task-specific phase, the body in the other one."""
+    specific, agnostic = (
+        phases.StepTime(name, 3.0 * factor, factor, dict.fromkeys(phases.PASSES, factor))
+        for name, factor in (("task-specific", 2.0), ("task-agnostic", 1.0))
+    )
+    rows = {row["what"]: (row["frozen_ms"], row["moving_ms"]) for row in phases.compared(specific, agnostic)}
+    assert rows["client"] == (3000, 6000)
+    assert rows["server"] == (2000, 1000)
+    assert rows["head backward"] == rows["tail forward"] == (1000, 2000)
+    assert rows["body backward"] == (2000, 1000)
+
+
+def test_autocast_counts_in_the_unsplit_loop_and_in_a_client(make_images, tmp_path):
+    torch.set_num_threads(1)
+    given = cases.words("tiny", 1, make_images(tmp_path / "photographs"), "compute.autocast=bfloat16")
+    loop = unsplit.UnsplitLoop(cases.config_of(given))
+    client = breakdown.Client(cases.config_of(given), loop.batch_of_first, Stopwatch())
+    parts = (loop._body, loop._clients[0].head, loop._clients[0].tail, client._head, client._tail)
+    assert all(part.tavit_autocast for part in parts)
+
+
+def test_types_are_compared_at_equal_steps(make_images, tmp_path):
+    """The bytes are the type's, and so is what it loses; the same type loses nothing."""
+    pictures = make_images(tmp_path / "photographs", 4)
+    trained = []
+    for number, kind in enumerate(("float32", "float32", "int8")):
+        smaller = ("data.held_out=1", "evaluation.stride=32", "compute.client_threads=1", "compute.server_threads=1")
+        given = wire_types.experiment(pictures, 0, 6, *wire_types.TYPES[kind], *smaller, preset="tiny")
+        pair = wire_types.Pair(compose(given), tmp_path / str(number))
+        trained.append(wire_types.Trained(pair, pair.train(), pair.score("float32", "float32")[0]))
+    plain, again, int8 = trained
+    assert plain.bytes_a_step == again.bytes_a_step
+    assert plain.psnr_db == again.psnr_db
+    assert int8.psnr_db != plain.psnr_db
+    row = wire_types.row("training", "int8", [int8.psnr_db], [plain], int8.bytes_a_step, plain.bytes_a_step, 0.1)
+    assert row["lost_db"] == plain.psnr_db - int8.psnr_db
+    assert 0.25 < row["share"] < 0.35
+
+
 def test_quick_cases_have_names():
     for carrier, listed in steps.QUICK.items():
         for preset, clients in listed:
@@ -109,9 +161,12 @@ def test_the_unsplit_loop_has_the_faster_number_of_threads(make_images, tmp_path
     given = cases.words("tiny", 2, make_images(tmp_path / "photographs"))
     loop = unsplit.UnsplitLoop(cases.config_of(given))
     monkeypatch.setattr(
-        loop, "cost", lambda phase, *_: unsplit.Cost(1.0 if loop._threads[phase] == faster else 2.0, 1.0)
+        loop, "cost", lambda phase, *_: unsplit.Cost(0.1 if loop._threads[phase] == faster else 0.9, 1.0)
     )
     assert loop.threads("task-specific") == faster
+    loop._threads = {}
+    monkeypatch.setattr(loop, "cost", lambda phase, *_: unsplit.Cost(1.1, 1.0))  # one thread is not even tried
+    assert loop.threads("task-specific") == 2
 
 
 def test_the_unsplit_loop_steps_every_client(make_images, tmp_path):

@@ -84,10 +84,15 @@ def run_all(tmp_path, monkeypatch, outcomes, *options):
 
 def test_all_records_are_in_one_file(tmp_path, monkeypatch):
     outcomes = {name: [GOOD] if name == "restore" else [] for name in every.BENCHMARKS}
-    status, records, asked = run_all(tmp_path, monkeypatch, outcomes, "--quick")
-    assert (status, records) == (0, [asdict(GOOD)])
-    assert [words[2] for words in asked] == [f"simulations.bench.{name}" for name in every.BENCHMARKS]
-    assert all(words[-1] == "--quick" for words in asked)
+    for number, (options, names) in enumerate((
+        ([], every.BENCHMARKS), (["--quick"], [name for name in every.BENCHMARKS if name not in every.FULL]),
+        (["--quick", "--only", "wire_types"], ["wire_types"]),
+    )):  # fmt: skip
+        (tmp_path / str(number)).mkdir()
+        status, records, asked = run_all(tmp_path / str(number), monkeypatch, outcomes, *options)
+        assert (status, records) == (0, [asdict(GOOD)] if "restore" in names else [])
+        assert [words[2] for words in asked] == [f"simulations.bench.{name}" for name in names]
+        assert all((words[-1] == "--quick") == ("--quick" in options) for words in asked)
 
 
 def test_a_benchmark_that_fails_fails_the_whole_and_the_others_are_kept(tmp_path, monkeypatch, capsys):
