@@ -23,7 +23,9 @@ from simulations.node_images import deal_images
 from tavit_flwr.config import compose, override
 
 _DECORATION = re.compile(r"\x1b\[[0-9;]*m|^(INFO|WARNING|ERROR)\s*:\s?")
-_OURS = re.compile(r"body service|clients?:|left out|cycle \d|loss \d|client-steps|PSNR \d|fresh|messages|Error:")
+_OURS = re.compile(
+    r"body service|clients?:|left out|cycle \d|loss \d|client-step|first step|PSNR \d|fresh|messages|Error:"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -110,11 +112,12 @@ def _rounds(lines: list[dict[str, Any]]) -> Table:
 
 
 def _summary(results: dict[str, Any], output: Path, began: float) -> str:
-    traffic = results["step_bytes"] / max(1, results["steps"]) / 2**20
+    up, down = (results[f"step_bytes_{way}"] / max(1, results["steps"]) / 2**20 for way in ("up", "down"))
     first_s = results["first_step_time"] - began
+    first = f"first step {first_s:.1f} s after `flwr run`; " if results["first_step_time"] else ""
     return (
-        f"{results['steps']} client-steps in {results['wall_s']:.0f} s; first step {first_s:.1f} s "
-        f"after `flwr run`; {traffic:.2f} MiB per client-step, both directions\n"
+        f"{results['steps']} client-steps in {results['wall_s']:.0f} s; {first}"
+        f"{up:.2f} MiB up and {down:.2f} MiB down per client-step\n"
         f"results  {output / 'results.json'}\npage     {output / 'report.html'}\n"
         f"logs     {output / 'flwr'} and {output / 'flwr.log'}\n"
         f"images   {output / 'images'}"

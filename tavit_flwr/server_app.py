@@ -8,12 +8,13 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from tavit_flwr.config import TavitConfig, compose, to_dict
+from tavit_flwr.config import TavitConfig, compose
 from tavit_flwr.errors import ConfigError
 from tavit_flwr.server.aggregation import Weights
 from tavit_flwr.server.check import check_experiment, warn_of_shared_photographs
-from tavit_flwr.server.checkpoint import check_same_experiment, latest
+from tavit_flwr.server.checkpoint import to_resume
 from tavit_flwr.server.initial import initial_arrays
+from tavit_flwr.server.output_folder import claimed
 from tavit_flwr.server.strategy import TAViT
 
 app = ServerApp()
@@ -34,15 +35,10 @@ def main(grid: Grid, context: Context) -> None:
     if config.compute.server_threads:
         torch.set_num_threads(config.compute.server_threads)
     output_dir = output_folder(config)
-    if config.resume:
-        checkpoint = latest(output_dir / "checkpoints")
-        check_same_experiment(checkpoint.state.config, to_dict(config))
-        strategy = TAViT(config, output_dir, checkpoint)
-        arrays = Weights.from_flat(checkpoint.weights).to_arrays()
-    else:
-        strategy = TAViT(config, output_dir)
-        arrays = initial_arrays(config)
-    strategy.start(grid=grid, initial_arrays=arrays)
+    with claimed(output_dir, resume=config.resume):
+        checkpoint = to_resume(output_dir, config) if config.resume else None
+        arrays = Weights.from_flat(checkpoint.weights).to_arrays() if checkpoint else initial_arrays(config)
+        TAViT(config, output_dir, checkpoint).start(grid=grid, initial_arrays=arrays)
 
 
 def simulated(grid: Grid) -> bool:

@@ -109,7 +109,7 @@ class WholeModels(Strategy):
         with self._record:
             self._participants = Roster(grid, self.config, Probe("", b"", "")).gather()
             self._record.state.participants |= {one.client: one.task for one in self._participants}
-            self._record.open()
+            self._record.open(grid)
             if (pending := self._record.pending(self.plans)) is not None:
                 self._score(pending, grid.send_and_receive(self._ask_for_scores(pending), timeout=timeout_s))
             result = super().start(grid, initial_arrays, rounds, timeout_s, train_config, evaluate_config, evaluate_fn)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Mapping
@@ -14,9 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tavit_flwr.config import WireTypesConfig
+from tavit_flwr.config import TavitConfig, WireTypesConfig, to_dict
 from tavit_flwr.errors import CheckpointError
 from tavit_flwr.files import beside_of, remove_unfinished, sync_folder, write_json, write_tensors
+
+logger = logging.getLogger("flwr")
 
 _NAME = re.compile(r"^round-(\d{6})$")
 
@@ -24,7 +27,7 @@ _NAME = re.compile(r"^round-(\d{6})$")
 _FREE_KEYS = frozenset({"resume", "output_dir", "keep_checkpoints", "name", "tensorboard"})
 _FREE_GROUPS = frozenset({"wire", "compute", "federation"})
 _BOUND_KEYS = (
-    {"compute.autocast"}
+    {"compute.autocast", "compute.batch_waiting"}
     | {f"wire.{key}" for key in ("minibatches_per_message", "dtype", "error_feedback")}
     | {f"wire.dtypes.{phase}.{way}" for phase in vars(WireTypesConfig()) for way in ("up", "down")}
     | {f"federation.{key}" for key in ("average", "fraction", "min_clients", "by_task", "strategy", "proximal_mu")}
@@ -163,6 +166,28 @@ def set_aside(folder: Path) -> Path | None:
     return aside
 
 
+def to_resume(output_dir: Path, config: TavitConfig) -> Checkpoint | None:
+    """Read what ``resume=true`` goes on from.
+
+    Returns
+    -------
+    Checkpoint or None
+        None where the run was stopped before it had saved a round: nothing of it is lost by beginning anew.
+
+    Raises
+    ------
+    CheckpointError
+        When the newest checkpoint cannot be read, or is another experiment's.
+    """
+    folder = output_dir / "checkpoints"
+    if not _complete(folder):
+        logger.warning("resume=true: no round was saved in %s, so the run begins anew", output_dir)
+        return None
+    checkpoint = latest(folder)
+    check_same_experiment(checkpoint.state.config, to_dict(config))
+    return checkpoint
+
+
 def latest(folder: Path) -> Checkpoint:
     """Read the newest whole checkpoint.
 
@@ -171,7 +196,7 @@ def latest(folder: Path) -> Checkpoint:
     CheckpointError
         When there is none, or it cannot be read.
     """
-    complete = _complete(folder) if folder.is_dir() else []
+    complete = _complete(folder)
     if not complete:
         raise CheckpointError(
             "a checkpoint to resume from", "none", str(folder), "set output_dir to the stopped run's, or resume=false"
@@ -183,11 +208,9 @@ def latest(folder: Path) -> Checkpoint:
         return Checkpoint(state, load_file(path / "weights.safetensors"), moments)
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise CheckpointError(
-            "a readable checkpoint",
-            f"{type(error).__name__}: {error}",
-            str(path),
+            "a readable checkpoint", f"{type(error).__name__}: {error}", str(path),
             "delete that folder to use the one before",
-        ) from error
+        ) from error  # fmt: skip
 
 
 def check_same_experiment(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -222,4 +245,4 @@ def _differences(saved: Any, now: Any, prefix: str = "") -> list[str]:  # noqa: 
 
 
 def _complete(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if _NAME.match(path.name) and (path / "state.json").is_file())
+    return sorted(path for path in folder.glob("round-*") if _NAME.match(path.name) and (path / "state.json").is_file())

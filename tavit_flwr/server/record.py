@@ -6,14 +6,19 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Self
+
+from flwr.serverapp import Grid
 
 from tavit_flwr.config import TavitConfig, to_dict
 from tavit_flwr.files import write_whole
 from tavit_flwr.server.aggregation import Weights
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.checkpoint import Checkpoint, RunState, save, save_state, set_aside
+from tavit_flwr.server.output_folder import claimed
 from tavit_flwr.server.page import render
 from tavit_flwr.server.replies import Reply
 from tavit_flwr.server.report import Report
@@ -24,7 +29,9 @@ logger = logging.getLogger("flwr")
 
 
 class RunRecord:
-    """Keeps a run's state, in memory and in its output folder; a context that counts its seconds and closes its files.
+    """Keeps a run's state, in memory and in its output folder.
+
+    A context: it keeps other runs out of the folder, counts the run's seconds and closes its files.
 
     Parameters
     ----------
@@ -50,6 +57,8 @@ class RunRecord:
         self.state = resume_from.state if resume_from else RunState(uuid.uuid4().hex, 0, to_dict(config))
         self.resumed = resume_from is not None
         self.start = self.state.round
+        self._folder = output_dir
+        self._held = ExitStack()
         self._checkpoints = output_dir / "checkpoints"
         self._page = output_dir / "report.html"
         self._report = Report(output_dir, self.state.history, self.state.totals, tensorboard=config.tensorboard)
@@ -57,18 +66,20 @@ class RunRecord:
         self._round_began = 0.0
 
     def __enter__(self) -> Self:
+        self._held.enter_context(claimed(self._folder))
         self._clock = time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._report.close()
+        self._held.close()
 
-    def open(self) -> None:
+    def open(self, grid: Grid) -> None:
         """Begin the files, when it is known that the run can begin; a new run sets earlier checkpoints aside."""
         aside = None if self.resumed else set_aside(self._checkpoints)
         if aside:
             logger.warning("checkpoints of an earlier run are now in %s", aside)
-        self._report.open()
+        self._report.open(_accepted(grid))
 
     def pending(self, plans: Sequence[RoundPlan]) -> RoundPlan | None:
         """What to evaluate before the first round: the weights drawn, or what a stopped run had trained last."""
@@ -133,3 +144,11 @@ class RunRecord:
         now = time.monotonic()
         self._report.count({"wall_s": now - self._clock})
         self._clock = now
+
+
+def _accepted(grid: Grid) -> float:
+    """Unix time at which Flower took the run; 0 where the grid does not tell."""
+    try:
+        return datetime.fromisoformat(grid.run.pending_at).timestamp()
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        return 0.0

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tavit_flwr.errors import ConfigError
 from tavit_flwr.files import remove_unfinished, write_json
 from tavit_flwr.payloads import set_metric
+from tavit_flwr.server.output_folder import written
 from tavit_flwr.server.replies import Reply
 from tavit_flwr.server.rounds import Round
 from tavit_flwr.server.scalars import Scalars
@@ -50,16 +49,22 @@ class Report:
         self._lines = folder / "metrics.jsonl"
         self._tensorboard = tensorboard
         self._scalars: Scalars | None = None
+        self._started = 0.0
 
-    def open(self) -> None:
+    def open(self, started: float = 0.0) -> None:
         """Begin the files: earlier results are not this run's, and lines of rounds that were not saved are dropped.
+
+        Parameters
+        ----------
+        started : float
+            Unix time of the run's start, to tell how long its first step took to come; 0 tells nothing.
 
         Raises
         ------
         ConfigError
             When the folder cannot be written.
         """
-        with _written(self._folder):
+        with written(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             (self._folder / "results.json").unlink(missing_ok=True)
             for name in ("results.json", "report.html"):
@@ -67,6 +72,7 @@ class Report:
             self._lines.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in self.history))
             if self._tensorboard:
                 self._scalars = Scalars(self._folder / "tensorboard", self.history)
+        self._started = started
 
     def close(self) -> None:
         """Close what was opened."""
@@ -84,9 +90,9 @@ class Report:
         up, down = opened.total_bytes()
         body_steps = sum(cohort.steps_done for cohort in opened.cohorts)
         self.count({"steps": steps, "body_steps": body_steps, "bytes_up": up, "bytes_down": down})
-        self.count({"step_bytes": opened.frame_bytes()})
-        began = min((session.began for _, session in opened.sessions.values() if session.began), default=0.0)
-        self._totals.setdefault("first_step_time", began)
+        frames_up, frames_down = opened.frame_bytes()
+        self.count({"step_bytes_up": frames_up, "step_bytes_down": frames_down})
+        self._note_first_step(opened)
         session_s = _sessions_s(opened, usable)
         for task, replies in _by_task(usable).items():
             line = {
@@ -109,6 +115,14 @@ class Report:
             "\t%.0f client-steps in %.1f s: %.1f client-steps/s, %.1f MiB up, %.1f MiB down",
             steps, wall_s, steps / wall_s, up / 2**20, down / 2**20,
         )  # fmt: skip
+
+    def _note_first_step(self, opened: Round) -> None:
+        """Note when the first step began, and say how long after the run; steps of a lent body are not seen."""
+        began = min((session.began for _, session in opened.sessions.values() if session.began), default=0.0)
+        self._totals["first_step_time"] = self._totals.get("first_step_time") or began
+        if began and self._started:
+            logger.info("\tthe first step began %.1f s after the run", began - self._started)
+            self._started = 0.0
 
     def evaluation(self, plan: RoundPlan, opened: Round, usable: Sequence[Reply]) -> dict[str, float]:
         """Report an evaluation: a line per task with means over its images.
@@ -163,30 +177,22 @@ class Report:
                 )
         totals = {name: value if name in _SECONDS else int(value) for name, value in self._totals.items()}
         path = self._folder / "results.json"
-        with _written(self._folder):
+        with written(self._folder):
             write_json(path, {"tasks": tasks, **totals, "rounds": rounds, "config": config})
         logger.info("held-out images, PSNR:\n%s", table(self.history))
+        each = [totals.get(f"step_bytes_{way}", 0) / max(1, totals.get("steps", 0)) for way in ("up", "down")]
+        if any(each):
+            logger.info("each client-step: %.3f MiB up, %.3f MiB down", *(size / 2**20 for size in each))
         logger.info("results: %s", path)
         return path
 
     def _add(self, line: dict[str, Any]) -> None:
         line["time"] = time.time()
         self.history.append(line)
-        with _written(self._folder), self._lines.open("a") as handle:
+        with written(self._folder), self._lines.open("a") as handle:
             handle.write(json.dumps(line, sort_keys=True) + "\n")
             if self._scalars is not None:
                 self._scalars.add(line)
-
-
-@contextmanager
-def _written(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            "an output folder that can be written", str(error), str(folder),
-            "free space or correct output_dir, and run again with resume=true if rounds were saved",
-        ) from error  # fmt: skip
 
 
 def table(history: Sequence[dict[str, Any]]) -> str:

@@ -96,17 +96,15 @@ class Round:
         self.bytes_down += other.bytes_down + (other.supply.bytes if other.supply is not None else 0)
         self.problems += other.problems
 
-    def frame_bytes(self) -> int:
-        """Bytes of all sessions' frames, both directions: what the steps themselves cost."""
+    def frame_bytes(self) -> tuple[int, int]:
+        """Bytes up and down of all sessions' frames: what the steps themselves cost."""
         ledgers = [session.ledger for _, session in self.sessions.values()]
-        return sum(ledger.total(direction) for ledger in ledgers for direction in ("up", "down"))
+        return sum(ledger.total("up") for ledger in ledgers), sum(ledger.total("down") for ledger in ledgers)
 
     def total_bytes(self) -> tuple[int, int]:
         """Bytes up and down: frames of all sessions, and weights in messages."""
-        ledgers = [session.ledger for _, session in self.sessions.values()]
-        up = self.bytes_up + sum(ledger.total("up") for ledger in ledgers)
-        down = self.bytes_down + (self.supply.bytes if self.supply is not None else 0)
-        return up, down + sum(ledger.total("down") for ledger in ledgers)
+        up, down = self.frame_bytes()
+        return up + self.bytes_up, down + self.bytes_down + (self.supply.bytes if self.supply is not None else 0)
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ class TAViT(Strategy):
             self._evaluate = partial(patient.send_and_receive, timeout=timeout_s)
             self._roster = Roster(patient, self.config, service.probe())
             self._take_in(self._roster.gather())
-            self._record.open()
+            self._record.open(patient)
             self._evaluate_now(self._record.pending(self.plans))
             result = super().start(
                 patient, initial_arrays, rounds, timeout_s, train_config, evaluate_config, evaluate_fn

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import logging
+import re
 import socket
 import urllib.request
 
@@ -63,13 +64,16 @@ def test_two_nodes_with_keys_train_on_their_own_images(seen):
     results = json.loads((seen.output / "results.json").read_text())
     assert set(results["tasks"]) == {"denoise", "deblock"}
     assert results["steps"] == 2 * 3
-    assert results["step_bytes"] > 0
+    assert min(results["step_bytes_up"], results["step_bytes_down"]) > 0
     lines = [json.loads(line) for line in (seen.output / "metrics.jsonl").read_text().splitlines()]
     assert all(line["left_out"] == [] for line in lines)
     assert len({client for line in lines if line["event"] == "train" for client in line["clients"]}) == 2
     printed = seen.printed.getvalue()
-    for words in ("TLS, 2 node keys registered", "denoise", "SSIM after", "MiB per client-step", "first step"):
+    for words in ("TLS, 2 node keys registered", "denoise", "SSIM after", "MiB down per client-step", "first step"):
         assert words in printed
+    assert "each client-step:" in printed  # as in the log of every run
+    seconds = re.search(r"the first step began ([0-9.]+) s after the run", printed)
+    assert 0 < float(seconds[1]) < 200
     assert sum(1 for _ in seen.output.glob("images/*/*.png")) == len(
         {path.name for path in seen.output.glob("images/*/*.png")}
     )

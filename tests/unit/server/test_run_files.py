@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tavit_flwr import files
-from tavit_flwr.config import PhaseConfig, ScheduleConfig
+from tavit_flwr.config import PhaseConfig, ScheduleConfig, compose, to_dict
 from tavit_flwr.errors import CheckpointError, ConfigError
 from tavit_flwr.payloads import EVALUATE_METRICS
 from tavit_flwr.server import checkpoint as module
@@ -21,6 +21,7 @@ from tavit_flwr.server.checkpoint import (
     save,
     save_state,
     set_aside,
+    to_resume,
 )
 from tavit_flwr.server.enrolment import Participant
 from tavit_flwr.server.replies import Reply
@@ -297,6 +298,19 @@ def test_a_resumed_report_begins_with_the_lines_so_far(tmp_path):
         handle.write("a line of a round that has to be done again\n")
     opened_report(tmp_path, history).evaluation(place(1), Round(), [scores("a", "denoise", 22.0)])
     assert [json.loads(line)["psnr_db"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [21, 22]
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(tmp_path, caplog):
+    config = compose("experiment=tiny")
+    for made in (False, True):
+        if made:
+            (tmp_path / "checkpoints" / ".round-000001.1.tmp").mkdir(parents=True)
+        assert to_resume(tmp_path, config) is None
+    assert f"no round was saved in {tmp_path}, so the run begins anew" in caplog.text
+    save(tmp_path / "checkpoints", Checkpoint(RunState("key", 1, to_dict(config)), {}, {}), 3)
+    assert to_resume(tmp_path, config).state.round == 1
+    with pytest.raises(CheckpointError, match="seed"):
+        to_resume(tmp_path, compose("experiment=tiny seed=9"))
 
 
 def test_earlier_results_stay_until_a_run_begins_and_are_never_its_own(tmp_path):
