@@ -72,6 +72,14 @@ class SessionError(TavitError):
     """A session was refused, cut, or ran into a deadline."""
 
 
+class CapacityError(SessionError):
+    """There is no room for a session or a stream now; later there may be."""
+
+
+class UnreachableError(SessionError):
+    """A client cannot connect to the body service; the server asks it again what can carry its frames."""
+
+
 class CheckpointError(_LocalError):
     """A checkpoint is missing, damaged, or another configuration's; `expected` and `hint` never name a file."""
 

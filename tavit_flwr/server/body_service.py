@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 
 from tavit_flwr.config import MESSAGES, STREAM, WireConfig
-from tavit_flwr.errors import ConfigError, SessionError, TavitError
+from tavit_flwr.errors import CapacityError, ConfigError, SessionError, TavitError
 from tavit_flwr.server.channel import Channel
 from tavit_flwr.server.serving import serve
 from tavit_flwr.server.sessions import Session
@@ -110,9 +110,7 @@ class BodyService:
             session = self._sessions.get(token)
             if session is None:
                 raise SessionError("an open session", "one whose round has ended")
-            attachment = session.exchange.attach(lambda: None, on_answer)  # before the session waits for a frame
-            self._begin(token, session)
-            return attachment
+            return self._attach(token, session, lambda: None, on_answer)
 
     def end_round(self) -> None:
         """End what is left of the round: tokens, sessions, cohorts; nothing of it touches a body afterwards.
@@ -162,8 +160,9 @@ class BodyService:
         Raises
         ------
         SessionError
-            For an unknown or expired token, another client's token, a second session with the same token, or when
-            there are too many sessions, or streams of this one.
+            For an unknown or expired token, another client's token, or a second session with the same token.
+        CapacityError
+            When there are too many sessions, or streams of this one.
         """
         with self._lock:
             session = self._sessions.get(caller.token)
@@ -175,22 +174,29 @@ class BodyService:
                 session.instance = caller.instance
             if not caller.instance or session.instance != caller.instance:
                 raise SessionError("one session per token", "a second one", session.where)
-            most = self._wire.max_streams_per_client
-            attachment = session.exchange.attach(on_end, most=most)  # first: the session's deadlines count from now
-            self._begin(caller.token, session)
-            return attachment
+            return self._attach(caller.token, session, on_end, most=self._wire.max_streams_per_client)
+
+    def _attach(self, token: str, session: Session, *told: Callable[[], object], most: int = 4) -> Attachment:
+        """Attach a transport and start the session's thread, if this has not been done; called with the lock held."""
+        attachment = session.exchange.attach(*told, most=most)  # first: the session's deadlines count from now
+        try:
+            self._begin(token, session)
+        except BaseException:
+            attachment.detach()
+            raise
+        return attachment
 
     def _begin(self, token: str, session: Session) -> None:
-        """Start a session's thread, if this has not been done; called with the lock held."""
         if token not in self._threads:
             if sum(thread.is_alive() for thread in self._threads.values()) >= self._wire.max_sessions:
-                raise SessionError(
+                raise CapacityError(
                     f"at most {self._wire.max_sessions} sessions at once", "another", session.where,
                     "raise wire.max_sessions",
                 )  # fmt: skip
             name = f"tavit-session-{session.client}"
-            self._threads[token] = threading.Thread(target=self._run, args=(session,), name=name, daemon=True)
-            self._threads[token].start()
+            thread = threading.Thread(target=self._run, args=(session,), name=name, daemon=True)
+            thread.start()
+            self._threads[token] = thread
 
     def _run(self, session: Session) -> None:
         wire = self._wire

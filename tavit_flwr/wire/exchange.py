@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from tavit_flwr.errors import ProtocolError, SessionError, TavitError
+from tavit_flwr.errors import CapacityError, ProtocolError, SessionError, TavitError
 from tavit_flwr.wire.frames import identity
 from tavit_flwr.wire.ledger import Ledger
 
@@ -59,13 +59,13 @@ class Exchange:
 
         Raises
         ------
-        SessionError
+        CapacityError
             When there are more.
         """
         attachment = Attachment(self, on_end, on_answer)
         with self._changed:
             if self._attached >= most:
-                raise SessionError(f"at most {most} streams of one client", "another")
+                raise CapacityError(f"at most {most} streams of one client", "another")
             self._attached += 1
             before, self._holder = self._holder, attachment
             self._alive = time.monotonic()

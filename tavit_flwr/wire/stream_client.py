@@ -9,7 +9,7 @@ from types import TracebackType
 
 import grpc
 
-from tavit_flwr.errors import SessionError
+from tavit_flwr.errors import SessionError, UnreachableError
 from tavit_flwr.payloads import Acknowledged, Close, Payload
 from tavit_flwr.wire.deadlines import Watchdog
 from tavit_flwr.wire.encoder import Encoder
@@ -156,7 +156,8 @@ class StreamClient:
                 if _code(error) in _FINAL - {"DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}:
                     raise self._explain(error, waiting_for) from error
                 if time.monotonic() + pause_s >= gives_up:
-                    raise self._unreachable(error) from error
+                    full = _code(error) == "RESOURCE_EXHAUSTED"
+                    raise (self._explain(error, waiting_for) if full else self._unreachable(error)) from error
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -164,8 +165,8 @@ class StreamClient:
         if self._link is not None:
             self._link.cancel()
 
-    def _unreachable(self, error: grpc.RpcError) -> SessionError:
-        return SessionError(
+    def _unreachable(self, error: grpc.RpcError) -> UnreachableError:
+        return UnreachableError(
             f"the body service at {self._door.address} within {self._connect_timeout_s:g} s",
             "no connection" if self._watchdog.expired else f"{_code(error)}: {_details(error)}",
             f"phase {self._phase}",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from tavit_flwr.errors import ConfigError, ProtocolError, SessionError, TavitError
+from tavit_flwr.errors import CapacityError, ConfigError, ProtocolError, SessionError, TavitError
 from tavit_flwr.wire.credentials import Certificate, session_token
 from tavit_flwr.wire.exchange import Attachment
 
@@ -61,7 +61,7 @@ class Caller:
     instance: str
 
 
-#: ``(caller, on_end) -> attachment``; raises `SessionError` to refuse.
+#: ``(caller, on_end) -> attachment``; raises `SessionError` to refuse, `CapacityError` where it may be tried again.
 Admit = Callable[[Caller, Callable[[], object]], Attachment]
 
 
@@ -139,7 +139,9 @@ class StreamServer:
         try:
             attachment = self._admit(caller, context.cancel)
         except SessionError as error:
-            context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error)[:_MOST_DETAILS])
+            full = isinstance(error, CapacityError)
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED if full else grpc.StatusCode.UNAUTHENTICATED
+            context.abort(code, str(error)[:_MOST_DETAILS])
             return
         context.add_callback(attachment.detach)  # wakes this thread where it waits for the answer
         try:
