@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
 from tavit_flwr.config import MESSAGES
-from tavit_flwr.errors import ProtocolError, TavitError
+from tavit_flwr.errors import ProtocolError, SessionError, TavitError
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.wire.exchange import Attachment
 from tavit_flwr.wire.messages import FRAMES, frames_of, frames_record
@@ -117,6 +117,13 @@ class Correspondence:
             return None
         answers, self._answers = self._answers, []
         return self._message({FRAMES: frames_record(answers)})
+
+    def not_sent(self) -> None:
+        """End it: Flower has not taken the message last given."""
+        hint = (
+            "see Flower's log above; it refuses nodes that it does not know any more, and requests that are too large"
+        )
+        self._fail(SessionError("a message that Flower takes", "one that could not be sent", f"node {self.node}", hint))
 
     def _message(self, records: Mapping[str, ArrayRecord | ConfigRecord]) -> Message:
         content = RecordDict({CONFIG: self.order.content.config_records[CONFIG], **records})

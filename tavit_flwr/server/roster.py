@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from tavit_flwr.config import TavitConfig
 from tavit_flwr.errors import QuorumError
 from tavit_flwr.server.enrolment import Participant, question, read_answer, say_who
-from tavit_flwr.server.waiting import pause_s, wait_for_nodes
+from tavit_flwr.server.waiting import pause_s, push, wait_for_nodes
 from tavit_flwr.wire.probe import Probe
 
 logger = logging.getLogger("flwr")
@@ -25,8 +25,9 @@ class Roster:
     """Asks nodes who they are, and keeps the answers.
 
     Before the first round all nodes are asked. Between rounds, nodes that are new are asked, and those again that did
-    not answer for themselves in the last round; a round waits for their answers for ``federation.late_timeout_s`` and
-    goes on without those that are late. Nobody is waited for twice: a late answer counts from the round after it.
+    not answer for themselves in the last round or could not reach the body service; a round waits for their answers for
+    ``federation.late_timeout_s`` and goes on without those that are late. Nobody is waited for twice: a late answer
+    counts from the round after it.
 
     Parameters
     ----------
@@ -137,7 +138,7 @@ class Roster:
         ]
 
     def doubt(self, nodes: Iterable[int]) -> None:
-        """Ask these nodes again before they take part: they did not answer for themselves."""
+        """Ask these nodes again before they take part."""
         for node in nodes:
             self._doubtful.add(node)
             self._waited_for.discard(node)
@@ -148,10 +149,12 @@ class Roster:
         return node not in self._enrolled or node in self._doubtful
 
     def _ask(self, nodes: Sequence[int]) -> None:
-        sent = self._grid.push_messages([question(node, self._config, self._probe) for node in nodes])
-        for message_id, node in zip(sent, nodes, strict=False):
-            if message_id:
-                self._asked[message_id] = node
+        asked = push(self._grid, [question(node, self._config, self._probe) for node in nodes])
+        for number, node in zip(asked, nodes, strict=True):
+            if number:
+                self._asked[number] = node
+            else:
+                self._problem(node, f"node {node}: the question could not be sent to it")
 
     def _listen(self, nodes: Iterable[int], timeout_s: float) -> None:
         """Take answers in until these nodes have given theirs, or the time is up."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from flwr.app import ArrayRecord, Message
@@ -72,9 +72,8 @@ class PatientGrid(Grid):
         """
         news = threading.Event()
         orders = list(messages)
-        talks = [Correspondence(order, self._service, self._resupply, news.set) for order in orders]
-        sent = {key: talk for key, talk in zip(self.push_messages(orders), talks, strict=False) if key}
-        under_way = list(sent.values())
+        under_way = [Correspondence(order, self._service, self._resupply, news.set) for order in orders]
+        sent = dict(self._send(orders, under_way))
         replies: list[Message] = []
         began = alive = time.monotonic()
         while under_way:
@@ -84,7 +83,7 @@ class PatientGrid(Grid):
                     alive = time.monotonic()
             for talk in under_way:
                 if (message := talk.next_message()) is not None:
-                    for key in self.push_messages([message]):
+                    for key, _ in self._send([message], [talk]):
                         sent[key] = talk
                         self._followed(key, talk.node)
                     alive = time.monotonic()
@@ -96,6 +95,16 @@ class PatientGrid(Grid):
             news.wait(min(pause_s(time.monotonic() - alive), remaining_s))
             news.clear()
         return replies
+
+    def _send(
+        self, messages: Sequence[Message], talks: Sequence[Correspondence]
+    ) -> Iterator[tuple[str, Correspondence]]:
+        """Push messages, and end the correspondence of those that Flower does not take: nobody is to wait for them."""
+        for number, talk in zip(push(self._grid, messages), talks, strict=True):
+            if number:
+                yield number, talk
+            else:
+                talk.not_sent()
 
     def set_run(self, run: Any) -> None:  # noqa: ANN401 - as Flower has it
         """As Flower's."""
@@ -125,6 +134,16 @@ class PatientGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """As Flower's."""
         return self._grid.pull_messages(message_ids)
+
+
+def push(grid: Grid, messages: Sequence[Message]) -> list[str]:
+    """Push messages and give their numbers, the empty string for each that Flower has not taken.
+
+    What `Grid.push_messages` gives has no place for those in simulation, and is empty where all are too large together.
+    """
+    taken = set(grid.push_messages(messages)) if messages else set()
+    numbers = [message.metadata.message_id for message in messages]
+    return [number if number in taken else "" for number in numbers]
 
 
 def wait_for_nodes(grid: Grid, least: int, timeout_s: float) -> list[int]:

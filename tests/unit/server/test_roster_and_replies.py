@@ -399,6 +399,28 @@ def test_cohorts_that_cannot_run_at_once(caplog):
     assert check_cohort(people(3, slots=2), apart) == 0
 
 
+def test_a_node_that_could_not_reach_the_body_service_is_asked_again():
+    """So that with wire.carrier=auto it is told to use messages, where it was sure of the stream."""
+    opened = Round()
+    (one,) = people(1)
+    opened.sessions[one.node_id] = (one, Session(one.client, one.task, None, "joint", 5, steps_done=5))
+    asked = Message(content=RecordDict(), message_type=MessageType.TRAIN, dst_node_id=one.node_id)
+    sort_replies(opened, [Message(error=Error(UNREACHABLE, "no way"), reply_to=asked)], WEIGHTS, MOVED)
+    assert opened.lost == {one.node_id}
+
+
+def test_a_question_that_cannot_be_sent_is_reported_and_not_waited_for(caplog):
+    grid = Answers({1: GOOD, 2: OTHER})
+    push = grid.push_messages
+    grid.push_messages = lambda messages: [None if i == "message-2" else i for i in push(messages)]
+    roster = Roster(grid, config(enrol_timeout_s=20, wait_for_nodes_s=0.05), Probe("", b"", ""))
+    began = time.monotonic()
+    assert names(roster.gather()) == ["p0001"]
+    assert time.monotonic() - began < 10
+    assert "node 2: the question could not be sent to it" in caplog.text
+    assert names(roster.refresh()) == ["p0001", "p0002"]  # asked again
+
+
 # Replies.
 
 
