@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -15,6 +16,8 @@ from tavit_flwr.errors import QuorumError, SessionError, TavitError
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.split.devices import torch_threads
 from tavit_flwr.split.server_side import BodyPass, cohort_weights
+
+logger = logging.getLogger("flwr")
 
 
 @dataclass(frozen=True)
@@ -193,11 +196,9 @@ class Cohort:
     def _check_quorum(self) -> None:
         if len(self._active) < self._least and self._failure is None:
             self._failure = QuorumError(
-                f"at least {self._least} of {len(self._tasks)} clients in the cohort",
-                f"{len(self._active)}",
-                f"body '{self._host.name}', turn {self._turn.number}",
-                f"left: {self.left}; see federation.quorum",
-            )
+                f"at least {self._least} of {len(self._tasks)} clients in the cohort", f"{len(self._active)}",
+                f"body '{self._host.name}', turn {self._turn.number}", f"left: {self.left}; see federation.quorum",
+            )  # fmt: skip
             self._changed.notify_all()
 
     def _finish_turn(self) -> None:
@@ -210,6 +211,12 @@ class Cohort:
                 features = self._forward(turn.smashed, order) if turn.smashed else {}
         except TavitError as error:
             self._failure = error
+        except Exception as error:  # such as of memory: not the fault of whoever came last, so it ends the cohort
+            logger.exception("body '%s', turn %s", self._host.name, turn.number)
+            self._failure = SessionError(
+                "a turn without errors of the server", type(error).__name__, f"body '{self._host.name}'",
+                "see the ServerApp's log; a smaller data.batch_size or federation.fraction takes less memory",
+            )  # fmt: skip
         else:
             self._results = {client: TurnResult(features.get(client), gradients.get(client)) for client in order}
         self.body_s += time.monotonic() - began
@@ -227,9 +234,8 @@ class Cohort:
             gradients[client] if client in weights else row.new_zeros(row.shape)
             for client, row in zip(self._pass_order, rows, strict=True)
         ]
-        result = self._host.backward_and_step(
-            self._pass, everyone, [weights.get(client, 1.0) for client in self._pass_order]
-        )
+        shares = [weights.get(client, 1.0) for client in self._pass_order]
+        result = self._host.backward_and_step(self._pass, everyone, shares)
         self._pass = None
         self._steps_done += 1
         return dict(zip(self._pass_order, result, strict=True)) if result else {}
@@ -240,5 +246,4 @@ class Cohort:
         path = (*self._step_path, self._steps_done)
         batch = [smashed[client] for client in order]
         self._pass = self._host.forward_moving(batch, input_gradient=self._input_gradient, step_path=path)
-        pieces = torch.split(self._pass.sent, self._pass_rows)
-        return dict(zip(order, pieces, strict=True))
+        return dict(zip(order, torch.split(self._pass.sent, self._pass_rows), strict=True))

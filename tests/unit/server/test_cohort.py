@@ -291,6 +291,28 @@ def test_a_gradient_that_is_not_finite_moves_nothing():
     assert all(torch.equal(before[name], tensor) for name, tensor in host.state().items())
 
 
+def test_an_error_of_the_server_ends_the_cohort_and_is_nobody_s_fault(monkeypatch, caplog):
+    """Such as of memory: tried again it would be blamed on whoever came next."""
+    host = make_host()
+    tried = []
+
+    def fails(*_, **__):
+        tried.append(1)
+        raise RuntimeError("cannot allocate /some/path")
+
+    monkeypatch.setattr(host, "forward_moving", fails)
+    runner = Runner(make_cohort(host)).run("abc", 2)
+    assert len(tried) == 1
+    assert runner.cohort.left == {}
+    assert set(runner.errors) == set("abc")
+    for error in runner.errors.values():
+        assert isinstance(error, SessionError)
+        assert "RuntimeError; at body 'natural'; see the ServerApp's log; a smaller data.batch_size" in str(error)
+    assert "cannot allocate" in caplog.text
+    with pytest.raises(SessionError, match="errors of the server"):
+        runner.cohort.take_turn("a", None, smashed("a", 0))
+
+
 def test_the_hosts_copies_are_copies():
     host = make_host()
     kept = host.state()
