@@ -122,9 +122,7 @@ class Federation:
         """Start a SuperNode that was added, or start it again with the same key and state."""
         node = self._nodes[name]
         config = {"state-dir": str(self.home / "state" / name), **node.config}
-        pairs = " ".join(
-            f"{key}='{value}'" if isinstance(value, str) else f"{key}={value}" for key, value in config.items()
-        )
+        pairs = " ".join(f"{key}={_toml(value)}" for key, value in config.items())
         self._supernodes[name] = self._spawn(
             name,
             [
@@ -201,6 +199,8 @@ class Federation:
 def federation(home: Path, nodes: Sequence[Node], environment: Mapping[str, str] | None = None) -> Iterator[Federation]:
     """Start a SuperLink and SuperNodes on loopback, and stop them and all they started at the end.
 
+    What still runs in this home is ended first: a predecessor that was killed could not stop it.
+
     Parameters
     ----------
     home : Path
@@ -215,6 +215,7 @@ def federation(home: Path, nodes: Sequence[Node], environment: Mapping[str, str]
     SessionError
         When the SuperLink does not come up, or refuses a key.
     """
+    end_all(home)
     running = Federation(home, environment or {})
     try:
         running.start_superlink()
@@ -228,6 +229,10 @@ def federation(home: Path, nodes: Sequence[Node], environment: Mapping[str, str]
 def _kill(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait(15)
+
+
+def _toml(value: str | float) -> str:
+    return f"'{value}'" if isinstance(value, str) else str(value).lower()
 
 
 def _group(pid: int) -> int:
