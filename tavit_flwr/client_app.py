@@ -22,12 +22,21 @@ from tavit_flwr.client.training import Training
 from tavit_flwr.client.workshop import Workshop
 from tavit_flwr.config import LENT, MESSAGES, ZSTD, from_json
 from tavit_flwr.data import labels_of
-from tavit_flwr.errors import MissingWeightsError, ProtocolError, TavitError
+from tavit_flwr.errors import MissingWeightsError, ProtocolError, TavitError, UnreachableError
 from tavit_flwr.payloads import EVALUATE_METRICS, TRAIN_METRICS, set_metrics
 from tavit_flwr.wire.compression import codec
 from tavit_flwr.wire.messages import FRAMES, frames_record
 from tavit_flwr.wire.probe import Probe
-from tavit_flwr.wire.records import ARRAYS, CONFIG, METRICS, MISSING_WEIGHTS, Enrolment, Order, metrics_record
+from tavit_flwr.wire.records import (
+    ARRAYS,
+    CONFIG,
+    METRICS,
+    MISSING_WEIGHTS,
+    UNREACHABLE,
+    Enrolment,
+    Order,
+    metrics_record,
+)
 
 logger = logging.getLogger("flwr")
 
@@ -50,7 +59,8 @@ def _told(handler: Handler) -> Handler:
             return Message(error=Error(MISSING_WEIGHTS, error.told()), reply_to=message)
         except TavitError as error:
             logger.error("%s", error)
-            return Message(error=Error(ERROR_CODE, error.told()), reply_to=message)
+            code = UNREACHABLE if isinstance(error, UnreachableError) else ERROR_CODE
+            return Message(error=Error(code, error.told()), reply_to=message)
         except Exception as error:  # the border of this node: a traceback may name its files, so it stays here
             logger.exception("unexpected error")
             reason = f"unexpected {type(error).__name__}; this node's log has the traceback"
@@ -76,7 +86,7 @@ def on_query(message: Message, context: Context) -> Message:
                 codec()
             if node.shares_photographs:
                 logger.warning("no data-dir: this node trains on the bundled photographs, as all such nodes do")
-            carrier, unreachable = choose_carrier(config.wire, Probe.from_record(record))
+            carrier, unreachable = choose_carrier(config.wire, Probe.from_record(record), require_tls=node.require_tls)
             enrolment = Enrolment(
                 client=node.client,
                 task=node.task,

@@ -17,8 +17,11 @@ from tavit_flwr.errors import CheckpointError, ConfigError
 
 #: What a node configuration may hold: Flower's own keys in simulation, an operator's otherwise.
 KEYS = frozenset(
-    {"partition-id", "num-partitions", "task", "body", "data-dir", "evaluation-dir", "state-dir", "threads"}
-)
+    {
+        "partition-id", "num-partitions", "task", "body", "data-dir", "evaluation-dir", "state-dir", "threads",
+        "require-tls",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Node:
         The node's own held-out images; None means that some of `folder` are set aside.
     threads : int
         For torch, as the node's operator sets them; 0 leaves it to the experiment.
+    require_tls : bool
+        Whether to refuse a body service without TLS, even where the experiment chooses that.
     deployed : bool
         Whether a SuperNode's operator set this node up: folders that the experiment names are not this node's then.
     """
@@ -53,6 +58,7 @@ class Node:
     state_dir: Path
     evaluation_folder: Path | None = None
     threads: int = 0
+    require_tls: bool = False
     deployed: bool = False
 
     @property
@@ -113,6 +119,7 @@ def identify(node_config: UserConfig, config: TavitConfig) -> Node:
             state_dir,
             evaluation_folder,
             _threads(node_config),
+            _require_tls(node_config),
             deployed=True,
         )
     if "partition-id" not in node_config:
@@ -155,6 +162,13 @@ def _threads(node_config: UserConfig) -> int:
     value = node_config.get("threads", 0)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ConfigError("a whole number, 0 or more", repr(value), "node configuration 'threads'")
+    return value
+
+
+def _require_tls(node_config: UserConfig) -> bool:
+    value = node_config.get("require-tls", False)
+    if not isinstance(value, bool):
+        raise ConfigError("true or false", repr(value), "node configuration 'require-tls'")
     return value
 
 

@@ -11,8 +11,13 @@ from tavit_flwr.wire.probe import Probe
 logger = logging.getLogger("flwr")
 
 
-def choose_carrier(wire: WireConfig, probe: Probe) -> tuple[str, str]:
+def choose_carrier(wire: WireConfig, probe: Probe, *, require_tls: bool) -> tuple[str, str]:
     """Try the stream where it is wanted.
+
+    Parameters
+    ----------
+    require_tls : bool
+        Whether this node refuses a body service without TLS.
 
     Returns
     -------
@@ -26,7 +31,10 @@ def choose_carrier(wire: WireConfig, probe: Probe) -> tuple[str, str]:
     """
     if wire.carrier == MESSAGES:
         return MESSAGES, ""
-    told, detailed = probe.failure(wire.probe_timeout_s)
+    if require_tls and not probe.certificate_pem:
+        told = detailed = f"no TLS at {probe.address} (wire.insecure), which this node requires (require-tls)"
+    else:
+        told, detailed = probe.failure(wire.probe_timeout_s)
     if not told:
         return STREAM, ""
     if wire.carrier != AUTO:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from tavit_flwr.split.precision import set_precision
 from tavit_flwr.wire.limits import Limits
 from tavit_flwr.wire.records import Order
 from tavit_flwr.wire.stream_client import StreamClient
+
+logger = logging.getLogger("flwr")
 
 
 @dataclass(frozen=True)
@@ -104,13 +107,16 @@ class Workshop:
         Raises
         ------
         SessionError
-            When the order brings no certificate though the configuration does not allow to go without TLS.
+            When the order brings no certificate though the experiment or this node does not allow to go without TLS.
         """
         wire = self.config.wire
-        if not order.certificate_pem and not wire.insecure:
-            raise SessionError(
-                "a certificate of the body service", "none", self.where(order), "wire.insecure=true goes without TLS"
-            )
+        if not order.certificate_pem:
+            if self.node.require_tls or not wire.insecure:
+                raise SessionError(
+                    "a certificate of the body service", "none", self.where(order),
+                    "only wire.insecure=true goes without TLS, and only to nodes without require-tls",
+                )  # fmt: skip
+            logger.warning("no TLS to %s: token, features and gradients travel readable", order.address)
         return StreamClient(
             order.address,
             order.token,

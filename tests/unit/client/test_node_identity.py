@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tavit_flwr.client.node import identify, places, slots, task_of, threads
+from tavit_flwr.client.reach import choose_carrier
 from tavit_flwr.client.workshop import Workshop
-from tavit_flwr.config import DataConfig, TaskConfig, TavitConfig, compose
-from tavit_flwr.errors import ConfigError, TavitError
+from tavit_flwr.config import DataConfig, TaskConfig, TavitConfig, WireConfig, compose
+from tavit_flwr.errors import ConfigError, SessionError, TavitError
 from tavit_flwr.server.roster import Roster
 from tavit_flwr.server.selection import evaluators
 from tavit_flwr.wire.probe import Probe
+from tavit_flwr.wire.records import Order
 
 
 @pytest.fixture(autouse=True)
@@ -192,3 +194,39 @@ def test_nodes_without_images_of_their_own_say_that_they_share_the_bundled_ones(
     assert shared == {100: True, 101: True, 102: False}
     assert sorted(one.task for one in evaluators(participants)) == ["deblock", "denoise"]
     assert caplog.text.count("no data-dir: this node trains on the bundled photographs") == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "required"), [({}, False), ({"require-tls": True}, True), ({"require-tls": False}, False)]
+)
+def test_a_node_may_require_tls(value, required):
+    assert identify({"task": "denoise"} | value, config()).require_tls is required
+
+
+def test_anything_but_true_or_false_is_refused():
+    with pytest.raises(ConfigError, match="'yes'; at node configuration 'require-tls'"):
+        identify({"task": "denoise", "require-tls": "yes"}, config())
+
+
+@pytest.mark.parametrize("carrier", ["stream", "auto", "messages"])
+def test_a_node_that_requires_tls_takes_no_stream_without_it(carrier):
+    wire, probe = WireConfig(carrier=carrier, insecure=True), Probe("203.0.113.5:9443", b"", "")
+    if carrier == "stream":
+        with pytest.raises(SessionError, match=r"no TLS at 203\.0\.113\.5:9443.*require-tls"):
+            choose_carrier(wire, probe, require_tls=True)
+    else:
+        assert choose_carrier(wire, probe, require_tls=True)[0] == "messages"
+
+
+def order_without_tls():
+    return Order("{}", "run", "127.0.0.1:1", "token", b"", "stream", "joint", 1, 1, 1, 0, 1)
+
+
+def test_a_session_without_tls_is_refused_or_warned_of(caplog):
+    settings = compose(["experiment=tiny", "wire.insecure=true"])
+    node = identify({"task": "denoise"}, settings)
+    with Workshop.open(node, settings).stream(order_without_tls()):
+        assert "no TLS to 127.0.0.1:1: token, features and gradients travel readable" in caplog.text
+    strict = Workshop.open(dataclasses.replace(node, require_tls=True), settings)
+    with pytest.raises(SessionError, match="without require-tls"):
+        strict.stream(order_without_tls())
