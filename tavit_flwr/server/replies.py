@@ -17,7 +17,7 @@ from tavit_flwr.server.enrolment import Participant
 from tavit_flwr.server.rounds import Round
 from tavit_flwr.server.schedule import RoundPlan
 from tavit_flwr.server.sessions import Session
-from tavit_flwr.wire.records import ARRAYS, METRICS, arrays_bytes, arrays_to_parts
+from tavit_flwr.wire.records import ARRAYS, METRICS, UNREACHABLE, arrays_bytes, arrays_to_parts
 
 logger = logging.getLogger("flwr")
 
@@ -63,7 +63,7 @@ def sort_replies(opened: Round, replies: Iterable[Message], weights: Weights, ki
         who = f"node {node}, {session.where}"
         if message.has_error():
             opened.problems.append(f"{who}: {message.error.reason}")
-            if node != message.metadata.src_node_id:
+            if node != message.metadata.src_node_id or message.error.code == UNREACHABLE:
                 opened.lost.add(node)
             continue
         try:

@@ -43,7 +43,7 @@ class Round:
     followed : dict
         Messages that followed upon frames, and their nodes.
     lost : set of int
-        Nodes that did not answer for themselves: silent, or given up by the SuperLink.
+        Nodes to be asked again who they are: silent, given up by the SuperLink, or cut off from the body service.
     ended : dict
         Node id to the time at which its session was first seen to have ended early.
     labels : dict

@@ -18,6 +18,9 @@ from tavit_flwr.payloads import ENROLMENT_FIELDS, PART_PREFIXES
 #: Code of a client's error reply: it has no longer what it was sent before. Flower's own codes are below 1000.
 MISSING_WEIGHTS = 1002
 
+#: The same: it cannot connect to the body service.
+UNREACHABLE = 1003
+
 CONFIG = "config"
 ARRAYS = "arrays"
 BODY = "body"

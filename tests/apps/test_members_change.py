@@ -31,8 +31,10 @@ def is_train(message):
 
 @pytest.fixture
 def three(tiny, make_phases):
-    def make(*kinds, rounds=1):
-        return tiny("clients=[denoise,deblock,denoise]", make_phases(*kinds, rounds=rounds), "federation.quorum=0.3")
+    def make(*words, rounds=1):
+        kinds, overrides = ([word for word in words if ("=" in word) is named] for named in (False, True))
+        schedule = make_phases(*kinds, rounds=rounds)
+        return tiny("clients=[denoise,deblock,denoise]", schedule, "federation.quorum=0.3", *overrides)
 
     return make
 
@@ -148,3 +150,47 @@ def test_when_all_have_gone_the_run_ends_and_can_be_resumed(fake_grid, three, tm
         run(config, tmp_path / "out", grid)
     checkpoint = run(config, tmp_path / "out", fake_grid(1), resume=True)
     assert checkpoint.state.round == 2
+
+
+def test_with_auto_a_client_that_is_cut_off_in_mid_run_goes_on_by_messages(fake_grid, three, tmp_path, run, caplog):
+    """It loses the round in which that happens, is asked again, and finds the way by itself."""
+    grid = fake_grid(2)
+    push, carriers = grid.push_messages, []
+
+    def blocked(messages):
+        for one in messages:
+            order = one.content["config"]
+            if one.metadata.dst_node_id == 101:
+                if ("phase" in order and order["next_version"] == 2) or caplog.text.count("left out"):
+                    order["address"] = "127.0.0.1:1"  # nobody listens there
+                if order.get("phase") == "task-specific":
+                    carriers.append((order["next_version"], order["carrier"]))
+        return push(messages)
+
+    grid.push_messages = blocked
+    deadlines = ("wire.carrier=auto", "wire.step_timeout_s=2", "wire.probe_timeout_s=1")
+    run(three("task-specific", *deadlines, rounds=3), tmp_path / "out", grid)
+    assert trained(tmp_path / "out") == {1: {"p0000", "p0001"}, 2: {"p0000"}, 3: {"p0000", "p0001"}}
+    assert list(dict.fromkeys(carriers)) == [(1, "stream"), (2, "stream"), (3, "messages")]
+    (problem,) = left_out(tmp_path / "out", 2)
+    assert "client p0001" in problem
+    assert "expected the body service at 127.0.0.1:1 within 2 s" in problem
+    assert caplog.text.count("client p0001: frames travel in Flower messages, slower by far: no connection") == 1
+
+
+def test_nobody_waits_for_a_client_whose_answers_cannot_be_sent(fake_grid, three, tmp_path, run):
+    """Flower refuses the second message to it; the cohort's turns have ten minutes."""
+    grid = fake_grid(3)
+    push = grid.push_messages
+
+    def picky(messages):
+        refused = [one for one in messages if "frames" in one.content and one.metadata.dst_node_id == 102]
+        return push([one for one in messages if one not in refused])
+
+    grid.push_messages = picky
+    patient = ("wire.carrier=messages", "wire.join_timeout_s=600", "wire.step_timeout_s=600")
+    run(three("joint", *patient), tmp_path / "out", grid)
+    assert trained(tmp_path / "out") == {1: {"p0000", "p0001"}}
+    (problem,) = left_out(tmp_path / "out", 1)
+    assert "node 102" in problem
+    assert "could not be sent" in problem

@@ -22,7 +22,7 @@ from tavit_flwr.server.selection import check_cohort, evaluators, select, substi
 from tavit_flwr.server.sessions import EVALUATE, Session
 from tavit_flwr.server.waiting import wait_for_nodes
 from tavit_flwr.wire.probe import Probe
-from tavit_flwr.wire.records import Enrolment, parts_to_arrays
+from tavit_flwr.wire.records import UNREACHABLE, Enrolment, parts_to_arrays
 
 
 def people(count, slots=0):
