@@ -52,6 +52,20 @@ def psnr_db(restored: Tensor, clean: Tensor, channel: Channel = "rgb", rounding:
     return math.inf if error == 0.0 else 10.0 * math.log10(_RANGE**2 / error)
 
 
+def capped_psnr_db(restored: Tensor, clean: Tensor, channel: Channel = "rgb", rounding: bool = False) -> float:
+    """`psnr_db`, at most `MOST_DB`: a number that means and JSON can hold.
+
+    Raises
+    ------
+    DataError
+        As `psnr_db`, and where one of the images holds NaN.
+    """
+    value = psnr_db(restored, clean, channel, rounding)
+    if math.isnan(value):
+        raise DataError("two images without NaN", "NaN in one of them", "PSNR", "look for weights that diverged")
+    return min(MOST_DB, value)
+
+
 def ssim(restored: Tensor, clean: Tensor, channel: Channel = "rgb", rounding: bool = False) -> float:
     """Structural similarity of one image: Gaussian 11x11 window, sigma 1.5, population covariance (paper).
 

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from tavit_flwr.errors import ConfigError, DataError, ModelError
 
+#: Finished rows that wait for each other (ours): handing them on lets a GPU run dry.
+_HELD_ROWS = 128
+
 
 def window_origins(length: int, window: int, stride: int) -> range:
     """Where windows begin along one side of an image.
@@ -92,7 +95,7 @@ def restore_tiled(
     DataError
         If the image is empty, not [C, H, W] or not floating point.
     ModelError
-        If the model returns another shape.
+        If the model returns another shape, or something that is not finite.
     """
     if degraded_CHW.dim() != 3 or degraded_CHW.numel() == 0 or not degraded_CHW.is_floating_point():
         raise DataError("a floating-point image [C, H, W]", f"{list(degraded_CHW.shape)} {degraded_CHW.dtype}")
@@ -117,13 +120,14 @@ def restored_strips(
     Parameters
     ----------
     read : callable
-        Takes indices of rows and returns these rows, [C, N, W] in [-1, 1]. Rows are asked for once from top to bottom,
-        then, for the reflection at the bottom, the last ones again.
+        Takes indices of rows and returns these rows, [C, N, W] in [-1, 1], on the device where windows are to be
+        gathered and averaged. Rows are asked for once from top to bottom, then, for the reflection at the bottom, the
+        last ones again.
     height, width : int
         The image's sides, pixels.
     model : callable
-        Takes windows [B, C, P, P] and returns them restored, same shape, B at most `batch_size`. It is called without
-        gradients; putting modules into eval mode is the caller's business.
+        Takes windows [B, C, P, P] and returns them restored, same shape and device, B at most `batch_size`. It is
+        called without gradients; putting modules into eval mode is the caller's business.
     window : int, default 64
         Side of a window (P), pixels.
     stride : int, default 16
@@ -143,30 +147,40 @@ def restored_strips(
     DataError
         If a side is below 1.
     ModelError
-        If the model returns another shape.
+        If the model returns another shape, or something that is not finite.
     """
     if batch_size < 1:
         raise ConfigError("batch_size of at least 1", str(batch_size), "tiling")
     tops, lefts = window_origins(height, window, stride), window_origins(width, window, stride)
     rows, columns = _reflected(height, tops[-1] + window), _reflected(width, lefts[-1] + window)
     window_rows = 1 + (batch_size + len(lefts) - 2) // len(lefts)  # that a batch can touch
-    depth = min(len(rows), window + stride * (window_rows - 1))
-    source = read(rows[:depth])[:, :, columns]
+    depth = min(len(rows), _HELD_ROWS + window + stride * (window_rows - 1))
+
+    def padded(indices: Tensor) -> Tensor:
+        values = read(indices)
+        return values[:, :, columns.to(values.device)]
+
+    source = padded(rows[:depth])
     total = torch.zeros_like(source)
     row_cover, column_cover = _cover(tops, window, source), _cover(lefts, window, source)[:width]
 
     def finished(last: int) -> Tensor:
         mean = total[:, : last - first, :width] / (row_cover[first:last, None] * column_cover)
+        if not bool(torch.isfinite(mean).all()):
+            raise ModelError(
+                "finite restored pixels", "NaN or infinity", "tiling",
+                "look for weights that diverged, or compute in float32",
+            )  # fmt: skip
         return mean.clamp(-1.0, 1.0)
 
     origins = ((top, left) for top in tops for left in lefts)
     first = 0  # the padded row that `source` and `total` begin with
     while batch := list(islice(origins, batch_size)):
         done = batch[0][0] - first  # no later window reaches these rows
-        if done:
+        if done > _HELD_ROWS:
             yield finished(min(first + done, height))
             first += done
-            fresh = read(rows[first + depth - done : first + depth])[:, :, columns]
+            fresh = padded(rows[first + depth - done : first + depth])
             source = torch.cat((source[:, done:], fresh), dim=1)
             total = torch.cat((total[:, done:], torch.zeros_like(fresh)), dim=1)
         places = [(top - first, left) for top, left in batch]

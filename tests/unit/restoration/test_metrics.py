@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio
 
 from tavit_flwr.errors import ConfigError, DataError, ModelError
-from tavit_flwr.restoration import mse, psnr_db, ssim
+from tavit_flwr.restoration import capped_psnr_db, mse, psnr_db, ssim
 
 
 def pair(height=24, width=17):
@@ -52,6 +52,15 @@ def test_psnr_of_known_error():
     assert psnr_db(clean + 0.1, clean) == pytest.approx(10 * math.log10(255**2 / 12.75**2), abs=1e-5)
     assert psnr_db(clean, clean) == math.inf
     assert math.isnan(psnr_db(clean * math.nan, clean))
+
+
+def test_a_capped_psnr_is_a_number_or_an_error():
+    clean = torch.zeros(3, 2, 2)
+    assert capped_psnr_db(clean, clean) == 100
+    assert capped_psnr_db(clean + 0.1, clean) == psnr_db(clean + 0.1, clean)
+    for images in ((clean * math.nan, clean), (clean, clean * math.nan)):
+        with pytest.raises(DataError, match="NaN"):
+            capped_psnr_db(*images)
 
 
 def test_psnr_agrees_with_scikit_image_and_clamps():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tavit_flwr.errors import ConfigError, DataError, ModelError
-from tavit_flwr.restoration import restore_tiled, window_count, window_origins
+from tavit_flwr.restoration import restore_tiled, restored_strips, tiling, window_count, window_origins
 
 
 def bounce(index, size):
@@ -51,10 +51,31 @@ def positional(windows):
     ],
 )
 @pytest.mark.parametrize("batch_size", [1, 5, 1000])
-def test_equals_the_slow_implementation(height, width, window, stride, batch_size):
+@pytest.mark.parametrize("held_rows", [0, 3, 128])
+def test_equals_the_slow_implementation(monkeypatch, height, width, window, stride, batch_size, held_rows):
+    monkeypatch.setattr(tiling, "_HELD_ROWS", held_rows)
     image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
     restored = restore_tiled(image, positional, window, stride, batch_size)
     torch.testing.assert_close(restored, slow(image, positional, window, stride))
+
+
+def test_rows_are_handed_on_in_a_few_strips_whatever_the_batch():
+    """Each time the model's device runs dry."""
+    image = torch.rand(3, 700, 20, generator=torch.Generator().manual_seed(0))
+    strips = list(restored_strips(lambda rows: image[:, rows], 700, 20, lambda windows: windows, 8, 4, batch_size=3))
+    torch.testing.assert_close(torch.cat(strips, dim=1), image)
+    assert [strip.shape[1] for strip in strips] == [132] * 5 + [40]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_an_output_that_is_not_finite_is_refused(value):
+    def model(windows):
+        restored = windows.clone()
+        restored[0, 1, 2, 3] = value
+        return restored
+
+    with pytest.raises(ModelError, match="NaN or infinity"):
+        restore_tiled(torch.zeros(3, 9, 9), model, 8, 4)
 
 
 def test_counts_of_the_paper():
