@@ -13,7 +13,7 @@ from tavit_flwr.data.folders import image_files
 from tavit_flwr.data.images import LazyImages
 from tavit_flwr.data.matching import match_pairs
 from tavit_flwr.data.pairs import PAIR_FOLDERS, check_equal
-from tavit_flwr.data.recipes import RECIPES, Part, Recipe, recipe_named
+from tavit_flwr.data.recipes import RECIPES, Kind, Part, Recipe, recipe_named
 from tavit_flwr.data.voc import voc_sbd
 from tavit_flwr.errors import ConfigError, DataError
 
@@ -23,6 +23,7 @@ HEADERS = 5000
 _ADVICE = "compare with the layout that `tavit check-data` lists"
 
 Size = tuple[int, int]
+Listing = tuple[list[str], Callable[[str], Size]]
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,22 @@ def check_data(recipe: Recipe, folder: Path, part: str | None = None) -> Iterato
             yield _check(one, folder / one.folder)
 
 
+def listing(kind: Kind, folder: Path) -> Listing:
+    """List the images of a folder, or its pairs, and say how to find out an image's width and height.
+
+    Raises
+    ------
+    DataError
+        The folder is missing, or not laid out as its kind is; from the function: the image cannot be used.
+    """
+    return _LISTERS[kind](folder)
+
+
 def _check(part: Part, folder: Path) -> Finding:
+    if not folder.is_dir():
+        return Finding(part, 0, 0, f"expected a folder, received nothing, at {folder}; {_ADVICE}")
     try:
-        names, size_of = _LISTERS[part.kind](folder)
+        names, size_of = listing(part.kind, folder)
     except DataError as error:
         return Finding(part, 0, 0, str(error))
     opened = names if len(names) <= HEADERS else names[:: -(-len(names) // HEADERS)]
@@ -113,9 +127,6 @@ def _fault(part: Part, name: str, size_of: Callable[[str], Size]) -> str:
     if not part.sizes or (width, height) in part.sizes or (height, width) in part.sizes:
         return ""
     return f"expected {part.size_text} pixels, received {width}x{height}, at {name}"
-
-
-Listing = tuple[list[str], Callable[[str], Size]]
 
 
 def _images(folder: Path) -> Listing:

@@ -15,13 +15,11 @@ from tavit_flwr.models import Preset, Tail, body_of, head_of
 from tavit_flwr.restoration import window_count
 from tavit_flwr.server.initial import preset_of, step_shape
 from tavit_flwr.server.schedule import RoundPlan, plan
+from tavit_flwr.server.scored_images import PHOTOGRAPH, ScoredImages, scored_images
 from tavit_flwr.server.selection import sample_size
 from tavit_flwr.split.phases import PHASES, Phase
 from tavit_flwr.wire.dtypes import packed_bytes
 from tavit_flwr.wire.limits import Limits
-
-#: The usual photograph of a test set here: BSDS500's.
-PHOTOGRAPH = (321, 481)
 
 _FLOAT32 = 4
 
@@ -63,6 +61,10 @@ class Cost:
         Windows of one image of `PHOTOGRAPH`'s size.
     image_flop, image_bytes : int
         Arithmetic, and tensors of the cut both ways, to restore it once.
+    scored : tuple of ScoredImages
+        What each evaluation restores, as far as that is known.
+    unknown : tuple of str
+        Tasks of which it is not.
     """
 
     rounds: int
@@ -77,22 +79,43 @@ class Cost:
     image_windows: int
     image_flop: int
     image_bytes: int
+    scored: tuple[ScoredImages, ...]
+    unknown: tuple[str, ...]
+
+    @property
+    def evaluation_windows(self) -> int:
+        """Windows of all evaluations together, without those of unknown tasks."""
+        return self.evaluations * sum(one.windows for one in self.scored)
+
+    @property
+    def evaluation_flop(self) -> int:
+        """Arithmetic of all evaluations."""
+        return self.evaluation_windows * self.image_flop // self.image_windows
+
+    @property
+    def evaluation_bytes(self) -> int:
+        """Tensors of the cut of all evaluations, both ways."""
+        return self.evaluation_windows * self.image_bytes // self.image_windows
 
     def lines(self) -> list[str]:
         """As people read it."""
-        height, width = PHOTOGRAPH
+        width, height = PHOTOGRAPH
+        images = ", ".join(f"{one.task} {one.count:,} {one.note}".strip() for one in self.scored) or "unknown"
+        unknown = f"; besides what is not known here: {', '.join(self.unknown)}" if self.unknown else ""
         return [
             f"{self.rounds:,} rounds, {self.client_steps:,} client-steps, {self.crops:,} crops",
             f"arithmetic of training: {_flop(self.client_flop)} on clients, {_flop(self.server_flop)} on the server",
             f"over the wire in training: {_bytes(self.bytes_up)} up, {_bytes(self.bytes_down)} down; "
             f"weights in messages: {_bytes(self.weight_bytes)}",
-            f"{self.evaluations:,} evaluations; each image of {width}x{height} in each of them: "
+            f"an image of {width}x{height} in an evaluation: "
             f"{self.image_windows:,} windows, {_flop(self.image_flop)}, {_bytes(self.image_bytes)}",
+            f"evaluation: {self.evaluations:,} times the images of {images}; in all {self.evaluation_windows:,} "
+            f"windows, {_flop(self.evaluation_flop)}, {_bytes(self.evaluation_bytes)} over the wire{unknown}",
         ]
 
 
 def estimate(config: TavitConfig) -> Cost:
-    """Compute a run's cost; takes about a second the first time, trains nothing.
+    """Compute a run's cost; takes about a second the first time, trains nothing, lists held-out images.
 
     A backward pass is counted as one forward pass for a part's input and one for its weights, as is usual. Of a frozen
     head neither is computed, of a frozen tail or body only the first.
@@ -123,11 +146,14 @@ def estimate(config: TavitConfig) -> Cost:
     limits = Limits.of(config.wire, "evaluate")
     window_bytes = sum(packed_bytes((1, *shape[1:]), one) for one in (limits.up, limits.down))
     windows = window_count(*PHOTOGRAPH, config.data.crop, config.evaluation.stride)
+    scored = scored_images(config)
+    known = {one.task for one in scored}
     return Cost(
         rounds=len(plans), client_steps=steps, crops=steps * batch, client_flop=client_flop, server_flop=server_flop,
         bytes_up=up, bytes_down=down, weight_bytes=weights,
         evaluations=evaluations, image_windows=windows,
         image_flop=windows * (head.flop + body.flop + tail.flop), image_bytes=windows * window_bytes,
+        scored=tuple(scored), unknown=tuple(task for task in config.tasks if task not in known),
     )  # fmt: skip
 
 

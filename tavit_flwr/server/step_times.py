@@ -13,9 +13,10 @@ from tavit_flwr.config import TavitConfig
 from tavit_flwr.models import build_body, build_head, build_tail, initialise_part
 from tavit_flwr.seeding import generator
 from tavit_flwr.server.body_host import BodyHost
+from tavit_flwr.server.cost import estimate
 from tavit_flwr.server.initial import preset_of
 from tavit_flwr.server.schedule import plan
-from tavit_flwr.split.client_side import head_backward, head_forward, tail_forward_backward
+from tavit_flwr.split.client_side import head_backward, head_forward, tail_forward_backward, tail_restore
 from tavit_flwr.split.devices import choose_device
 from tavit_flwr.split.optimisers import build_optimiser
 from tavit_flwr.split.phases import PHASES, set_moving
@@ -87,6 +88,25 @@ class TimedSteps:
         client_s, server_s, *parts = (statistics.median(values) for values in zip(*times, strict=True))
         return StepTime(phase, client_s, server_s, dict(zip(PASSES, parts, strict=True)))
 
+    def time_window(self, repeats: int) -> StepTime:
+        """Do one batch of an evaluation to warm up and `repeats` timed ones; the times are those of one window."""
+        for part in (self._head, self._tail):
+            set_moving(part, False)
+        self._host.begin_phase(moves=False)
+        times = [self._evaluate() for _ in range(repeats + 1)][1:]
+        client_s, server_s = (statistics.median(side) / len(self._degraded) for side in zip(*times, strict=True))
+        return StepTime("evaluation", client_s, server_s)
+
+    def _evaluate(self) -> tuple[float, float]:
+        began = time.perf_counter()
+        head_pass = head_forward(self._head, self._degraded, moves=False)
+        smashed = head_pass.sent
+        head_done = time.perf_counter()
+        features = self._host.forward_frozen(smashed, input_gradient=False).sent
+        body_done = time.perf_counter()
+        tail_restore(self._tail, features, head_pass, self._degraded)
+        return (head_done - began) + (time.perf_counter() - body_done), body_done - head_done
+
     def _step(self, phase: str) -> tuple[float, ...]:
         """One step: seconds on the client, on the server, of each of `PASSES`.
 
@@ -144,16 +164,31 @@ def timed_lines(config: TavitConfig, repeats: int) -> list[str]:
             apart_s += one.steps * (step.client_s + clients * step.server_s)
         else:  # the slower of one client's own round, and a server that is busy with all of them
             apart_s += one.steps * max(step.client_s + step.server_s, clients * step.server_s)
+    cost, window = estimate(config), steps.time_window(repeats)
+    most = max((one.windows for one in cost.scored), default=0) * cost.evaluations  # of one client
+    scoring_in_turn_s = cost.evaluation_windows * (window.client_s + window.server_s)
+    scoring_apart_s = max(most * (window.client_s + window.server_s), cost.evaluation_windows * window.server_s)
     return [
         *(
             f"{one.phase}: {1000 * one.client_s:,.0f} ms on the client and {1000 * one.server_s:,.0f} ms on the server "
             f"a step, median of {repeats}"
             for one in times.values()
         ),
-        f"training: about {_time(in_turn_s)} with all clients in turn on this machine, {_time(apart_s)} with a machine "
-        "like this one for each client and for the server",
-        "not in these times: reading and degrading images, the wire, averaging, evaluation",
+        f"evaluation: {1000 * window.client_s:,.1f} ms on the client and {1000 * window.server_s:,.1f} ms on the "
+        "server a window",
+        _both("training", in_turn_s, apart_s),
+        _both("evaluation", scoring_in_turn_s, scoring_apart_s),
+        _both("together", in_turn_s + scoring_in_turn_s, apart_s + scoring_apart_s),
+        "not in these times: reading and degrading images, the wire, averaging"
+        + (f"; evaluation of {', '.join(cost.unknown)}" if cost.unknown else ""),
     ]
+
+
+def _both(what: str, in_turn_s: float, apart_s: float) -> str:
+    return (
+        f"{what}: about {_time(in_turn_s)} with all clients in turn on this machine, {_time(apart_s)} with a machine "
+        "like this one for each client and for the server"
+    )
 
 
 def _time(seconds: float) -> str:

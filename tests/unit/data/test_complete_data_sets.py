@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from tavit_flwr.cli import app
 from tavit_flwr.data import complete
 from tavit_flwr.data.complete import check_data, find_recipe
-from tavit_flwr.data.recipes import RECIPES, Part, Recipe
+from tavit_flwr.data.recipes import RECIPES, Part, Recipe, part_at
 from tavit_flwr.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,7 +24,7 @@ def _write(path, size=(12, 8)):
 
 
 def _recipe(kind="images", count=2, sizes=((12, 8),), folder="images"):
-    return Recipe("own", "nowhere", (Part("test", folder, kind, count, sizes),))
+    return Recipe("own", "nowhere", (), (Part("test", folder, kind, count, sizes),))
 
 
 def _problem(recipe, folder):
@@ -111,7 +111,7 @@ def test_unknown_names_are_refused_with_the_nearest(tmp_path):
 def test_the_list_names_every_recipe_with_where_it_comes_from():
     output = CliRunner().invoke(app, ["check-data"]).output
     for recipe in RECIPES:
-        assert f"{recipe.name}: {recipe.page}" in output
+        assert "\n    ".join((f"{recipe.name}: {recipe.page}", *recipe.addresses)) in output
     one = CliRunner().invoke(app, ["check-data", "gopro"]).output
     assert "2,103 pairs, 1280x720" in one
     assert "bsds500" not in one
@@ -122,6 +122,8 @@ def test_recipes_are_whole():
     assert len(names) == len(set(names))
     for recipe in RECIPES:
         assert recipe.page
+        assert recipe.addresses
+        assert all(address.startswith(("https://", "http://")) for address in recipe.addresses)
         assert recipe.parts
         parts = [part.name for part in recipe.parts]
         assert len(parts) == len(set(parts))
@@ -138,4 +140,35 @@ def test_the_document_tells_every_part_of_every_recipe():
             count = "any" if part.count is None else f"{part.count:,}"
             row = f"| `{recipe.name}` | {part.name} | {part.folder} | {count} {part.what} | {part.size_text} |"
             assert row in text, row
-        assert recipe.page in text, recipe.page
+        for told in (recipe.page, *recipe.addresses):
+            assert told in text, told
+
+
+def test_a_folder_is_known_by_its_end():
+    assert part_at(Path("/data/gopro/test")).count == 1111
+    assert part_at(Path("/data/cbsd68")).count == 68
+    assert part_at(Path("bsds500/images/val")).count == 100
+    for other in ("/data/gopro", "/data/gopro/test/scene", "/gopro/tests", "/"):
+        assert part_at(Path(other)) is None
+
+
+def test_the_documents_lines_cut_the_pictures_of_rain800_apart(tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "datasets.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    halves = np.concatenate([np.full((5, 7, 3), 40, np.uint8), np.full((5, 7, 3), 200, np.uint8)], axis=1)
+    for part in ("train", "test"):
+        for name in ("1.jpg", "2.png"):
+            path = tmp_path / "published" / part / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(halves).save(path)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    for part in ("train", "test"):
+        (finding,) = check_data(
+            replace(find_recipe("rain800"), parts=(Part(part, part, "pairs", 2),)), tmp_path / "rain800"
+        )
+        assert finding.problem == ""
+        for side, value in (("norain", 40), ("rain", 200)):
+            half = np.asarray(Image.open(tmp_path / "rain800" / part / side / "2.png"))
+            assert (half == value).all()
+            assert half.shape == (5, 7, 3)

@@ -7,9 +7,10 @@ from typer.testing import CliRunner
 
 from tavit_flwr.cli import app
 from tavit_flwr.config import compose
+from tavit_flwr.data import decode
 from tavit_flwr.models import preset
 from tavit_flwr.restoration import window_count
-from tavit_flwr.server import step_times
+from tavit_flwr.server import scored_images, step_times
 from tavit_flwr.server.cost import estimate, part_costs
 from tavit_flwr.server.step_times import StepTime, timed_lines
 from tavit_flwr.split.phases import PHASES
@@ -66,12 +67,73 @@ def test_the_estimate_is_what_a_run_sends(fake_grid, tiny, make_phases, run, tmp
     run(config, tmp_path / "out", fake_grid(2))
     totals = json.loads((tmp_path / "out" / "results.json").read_text())
     cost = estimate(config)
-    windows = window_count(40, 40, config.data.crop, config.evaluation.stride)
-    restored = cost.evaluations * 2 * windows * cost.image_bytes // cost.image_windows
     sent = totals["bytes_up"] + totals["bytes_down"]
-    expected = cost.bytes_up + cost.bytes_down + cost.weight_bytes + restored
+    expected = cost.bytes_up + cost.bytes_down + cost.weight_bytes + cost.evaluation_bytes
     assert expected < sent < 1.03 * expected  # headers of frames and of tiny arrays
     assert totals["steps"] == cost.client_steps
+
+
+def test_the_papers_test_sets_are_counted_without_their_folders():
+    float32 = [f"wire.dtypes.evaluation.{direction}=float32" for direction in ("up", "down")]
+    cost = estimate(compose(["experiment=paper", "data.folder=/absent", *float32]))
+    assert {one.task: (one.count, one.note) for one in cost.scored} == {
+        "deblock": (2 * 200, "as published"), "denoise": (68, "as published"), "derain": (200, "as published"),
+        "deblur": (1111, "as published"),
+    }  # fmt: skip
+    assert cost.evaluation_windows == 7 * (651 * (400 + 68 + 200) + 3726 * 1111)  # the paper's windows
+    assert cost.evaluation_flop == 7 * (651 * 668 + 3726 * 1111) * sum(p.flop for p in part_costs(preset("paper"), 64))
+    assert cost.evaluation_bytes == cost.evaluation_windows * 2**20
+    assert cost.unknown == ()
+
+
+def test_folders_that_are_here_are_counted_as_they_are(tmp_path, make_images):
+    for folder, count, side in (("a", 2, 40), ("b", 3, 70), ("not scored", 5, 90)):
+        make_images(tmp_path / "test" / folder, count=count, side=side)
+    for side in ("lq", "gt"):
+        make_images(tmp_path / "pairs" / side, count=2, side=33)
+    make_images(tmp_path / "train", count=6, side=50)
+    config = compose(
+        [
+            "experiment=tiny", "clients=[deblock, deblock, derain, denoise, deblur, inpaint]", "data.held_out=2",
+            "tasks.deblock.evaluation_folder=" + str(tmp_path / "test"), "tasks.deblock.test_sets=[a, b]",
+            "evaluation.every_variant=true", "tasks.derain.source=paired",
+            "tasks.derain.evaluation_folder=" + str(tmp_path / "pairs"), "tasks.denoise.source=folder",
+            "tasks.denoise.folder=" + str(tmp_path / "train"), "tasks.deblur.source=folder",
+            "tasks.deblur.folder=/absent", "tasks.inpaint.evaluation_folder=/elsewhere",
+        ]
+    )  # fmt: skip
+    cost = estimate(config)
+
+    def windows(side):
+        return window_count(side, side, config.data.crop, config.evaluation.stride)
+
+    photograph = window_count(321, 481, config.data.crop, config.evaluation.stride)
+    assert [(one.task, one.count, one.windows, one.note) for one in cost.scored] == [
+        ("deblock", 2 * 5, 2 * (2 * windows(40) + 3 * windows(70)), ""),
+        ("derain", 2, 2 * windows(33), ""),
+        ("denoise", 2, 2 * windows(50), ""),
+        ("deblur", 2, 2 * photograph, "if of 481x321"),
+    ]
+    assert cost.unknown == ("inpaint",)
+    assert "besides what is not known here: inpaint" in cost.lines()[-1]
+
+
+def test_of_a_large_folder_a_few_headers_are_read(tmp_path, make_images, monkeypatch):
+    folder = make_images(tmp_path / "test", count=7, side=40)
+    monkeypatch.setattr(scored_images, "_HEADERS", 3)
+    opened = []
+    real = decode.Image.open
+    monkeypatch.setattr(decode.Image, "open", lambda path, *rest: opened.append(path) or real(path, *rest))
+    (one,) = estimate(compose(["experiment=tiny", "clients=[denoise]", f"data.evaluation_folder={folder}"])).scored
+    assert one.count == 7
+    assert len(opened) == 3
+
+
+def test_bundled_photographs_are_counted_at_the_size_they_are_used_at():
+    config = compose(["experiment=tiny", "clients=[denoise]", "data.held_out=2"])
+    (one,) = estimate(config).scored
+    sizes = ((300, 451), (214, 320))
+    assert one.windows == sum(window_count(*size, config.data.crop, config.evaluation.stride) for size in sizes)
 
 
 def test_a_run_says_its_cost_before_it_starts(fake_grid, tiny, make_phases, run, tmp_path, caplog):
@@ -91,17 +153,26 @@ def test_hours_follow_from_the_timed_steps(monkeypatch):
          "schedule.phases=[{kind: task-specific, steps: 3600}, {kind: task-agnostic, steps: 720}]",
          "schedule.cycles=1"]
     )  # fmt: skip
+    window = StepTime("evaluation", 0.3, 0.1)
+    monkeypatch.setattr(step_times.TimedSteps, "time_window", lambda self, repeats: window)
     text = "\n".join(timed_lines(config, 3))
     in_turn_h = 5 * (3600 * 4.0 + 720 * 3.5) / 3600
     apart_h = (3600 * 5.0 + 720 * (2.0 + 5 * 1.5)) / 3600  # the one server is busy with five clients
-    assert f"about {in_turn_h:.1f} h with all clients in turn" in text
+    assert f"training: about {in_turn_h:.1f} h with all clients in turn" in text
     assert f"{apart_h:.1f} h with a machine" in text
+    cost = estimate(config)
+    windows = sum(one.windows for one in cost.scored) * 3
+    assert cost.evaluation_windows == windows == 4 * cost.scored[0].windows * 3
+    scoring_in_turn_h, scoring_apart_h = windows * 0.4 / 3600, windows * 0.1 / 3600  # four clients at once: its turn
+    assert f"together: about {in_turn_h + scoring_in_turn_h:.1f} h with all" in text
+    assert f"{apart_h + scoring_apart_h:.1f} h with a machine" in text.splitlines()[-2]
 
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_steps_of_every_phase_can_be_timed(phase):
-    (line, *_) = timed_lines(compose(["experiment=tiny", _phase(phase)]), 1)
+    line, *others = timed_lines(compose(["experiment=tiny", _phase(phase)]), 1)
     assert line.startswith(f"{phase}: ")
+    assert others[0].startswith("evaluation: ")
 
 
 def test_the_command_prints_the_estimate():
