@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +11,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from tavit_flwr.errors import DataError
+from tavit_flwr.errors import DataError, TavitError
 
-_UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _QUARTER_TURNS = (5, 6, 7, 8)
 _EXIF_ORIENTATION = 0x0112
@@ -61,8 +59,8 @@ def image_size(path: Path, where: str, *, halve_jpeg: bool) -> tuple[int, int]:
     """
     with _opened(path, where) as image:
         width, height = image.size
-        # Not image.getexif(): for PNG that decodes the whole image.
-        if Image.Image.getexif(image).get(_EXIF_ORIENTATION) in _QUARTER_TURNS:
+        # Not image.getexif(): for PNG that decodes the whole image. TIFF's size is that of the turned image.
+        if image.format != "TIFF" and Image.Image.getexif(image).get(_EXIF_ORIENTATION) in _QUARTER_TURNS:
             width, height = height, width
         if halve_jpeg and _is_jpeg(image):
             width, height = (width + 1) // 2, (height + 1) // 2
@@ -73,8 +71,11 @@ def image_size(path: Path, where: str, *, halve_jpeg: bool) -> tuple[int, int]:
 def _opened(path: Path, where: str) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
+            image.filename = ""  # with a name Pillow maps plain TIFFs into memory, and garbles those that are turned
             yield image
-    except _UNDECODABLE as error:
+    except (TavitError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise whatever a damaged or hostile file leads them to
         reason = f"{type(error).__name__}: {str(error).replace(str(path), path.name)}"
         raise DataError("an image that can be decoded", reason, where, "repair or remove this file") from error
 

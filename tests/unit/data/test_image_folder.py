@@ -1,5 +1,7 @@
 """Folders of clean images: what is found, how it is decoded, and what is said when it cannot be used."""
 
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +56,7 @@ def test_a_jpeg_is_known_by_its_content_not_its_name(tmp_path):
     assert _only(tmp_path).shape == (4, 6, 3)
 
 
-@pytest.mark.parametrize("file", ["a.png", "a.jpg"])
+@pytest.mark.parametrize("file", ["a.png", "a.jpg", "a.tif"])
 def test_exif_orientation_is_applied_also_to_the_checked_size(tmp_path, file):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -62,6 +64,26 @@ def test_exif_orientation_is_applied_also_to_the_checked_size(tmp_path, file):
     assert _only(tmp_path, halve_jpeg=False).shape == (30, 6, 3)
     with pytest.raises(DataError, match="received 6x30"):
         image_folder(tmp_path, crop=7, halve_jpeg=False).check()
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_turned_grey_tiff_is_not_garbled(tmp_path, orientation):
+    """Pillow maps such a file into memory with the sides of the turned image, unless it reads it as a stream."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    grey = _rgb(6, 30)[..., 0]
+    _write(tmp_path / "a.tif", grey, exif=exif)
+    upright = {5: grey.T, 6: np.rot90(grey, -1), 7: np.rot90(grey, 2).T, 8: np.rot90(grey)}[orientation]
+    assert np.array_equal(_only(tmp_path)[..., 0], upright)
+
+
+def test_a_decoder_that_breaks_costs_one_image(tmp_path):
+    """An EXIF tag that says more than its type can hold makes Pillow raise struct.error where the image is turned."""
+    entries = struct.pack(">HHIHH", 0x112, 3, 1, 6, 0) + struct.pack(">HHII", 0x128, 4, 1, 100_000)
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + entries + bytes(4)
+    _write(tmp_path / "a.jpg", _rgb(8, 12), exif=exif)
+    with pytest.raises(DataError, match="decoded"):
+        _only(tmp_path)
 
 
 def test_grey_becomes_rgb(tmp_path):
