@@ -143,6 +143,13 @@ def fake_grid(tmp_path, monkeypatch):
         monkeypatch.setattr(TaskIdentity, name, value)
     monkeypatch.setenv("TAVIT_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setattr(waiting, "SETTLE_S", 0.01)
+    lock, load = threading.Lock(), np.load
+
+    def load_alone(*args, **options):  # numpy reads headers with CPython's parser, which 3.11 cannot do in two threads
+        with lock:
+            return load(*args, **options)
+
+    monkeypatch.setattr(np, "load", load_alone)
 
     def make(num_nodes: int = 2, *, node_configs: list[dict] | None = None, **options) -> FakeGrid:
         configs = node_configs or [{"partition-id": i, "num-partitions": num_nodes} for i in range(num_nodes)]
@@ -248,14 +255,14 @@ def write_slice():
 class Proxy:
     """A TCP proxy that a test can cut; while it is `refusing`, new connections are cut at once."""
 
-    def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = host, int(port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, target: str, host: str = "127.0.0.1") -> None:
+        behind, _, port = target.rpartition(":")
+        self._target = behind, int(port)
+        self._listener = socket.create_server((host, 0))
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._lock = threading.Lock()
         self.refusing = False
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.address = f"{host}:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -302,12 +309,12 @@ class Proxy:
         self.cut()
 
 
-def _proxies() -> Iterator[Callable[[str], Proxy]]:
+def _proxies() -> Iterator[Callable[..., Proxy]]:
     """Make proxies to addresses; all are closed at the end."""
     made: list[Proxy] = []
 
-    def make(target: str) -> Proxy:
-        made.append(Proxy(target))
+    def make(target: str, host: str = "127.0.0.1") -> Proxy:
+        made.append(Proxy(target, host))
         return made[-1]
 
     yield make

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
@@ -92,45 +92,77 @@ def check_state(state: Mapping[str, Tensor], like: Mapping[str, Tensor], where: 
             raise ProtocolError(f"finite values in {name}", "NaN or infinity", where, "check its images")
 
 
-def average(returned: Iterable[ClientWeights], how: str) -> dict[str, tuple[State, State]]:
-    """Average heads and tails, task by task.
+class Averages:
+    """Heads and tails averaged task by task, as replies come.
 
-    The order of the replies does not matter: clients are taken in the order of their names, in double precision.
+    Clients are added up in the order of their names, in double precision, so that the order of the replies does not
+    matter: a reply waits until all before it have come or will not. What has been added is kept no longer.
 
     Parameters
     ----------
-    returned : iterable of ClientWeights
-        Checked before.
+    expected : iterable of (task, client)
+        Whose replies may come.
     how : {"uniform", "examples"}
         Every client counts alike (the paper's released client reports one example), or by its examples.
 
-    Returns
-    -------
-    dict
-        Task name to (head, tail); a task without replies is absent.
+    Attributes
+    ----------
+    most_waiting : int
+        How many replies have waited at once.
     """
-    by_task: dict[str, list[ClientWeights]] = {}
-    for reply in sorted(returned, key=lambda reply: reply.client):
-        by_task.setdefault(reply.task, []).append(reply)
-    result: dict[str, tuple[State, State]] = {}
-    for task, replies in by_task.items():
-        weights = [1.0 if how == "uniform" else reply.examples for reply in replies]
-        result[task] = (
-            _mean([reply.head for reply in replies], weights),
-            _mean([reply.tail for reply in replies], weights),
-        )
-    return result
+
+    def __init__(self, expected: Iterable[tuple[str, str]], how: str) -> None:
+        self._how = how
+        self._next: dict[str, deque[str]] = {}
+        for task, client in sorted(expected):
+            self._next.setdefault(task, deque()).append(client)
+        self._here: dict[str, ClientWeights | None] = {}
+        self._sums: dict[str, _Sum] = {}
+        self.most_waiting = 0
+
+    def add(self, reply: ClientWeights) -> None:
+        """Take in one client's weights, checked before."""
+        self._settle(reply.task, reply.client, reply)
+
+    def leave_out(self, task: str, client: str) -> None:
+        """Do not wait for a client."""
+        self._settle(task, client, None)
+
+    def result(self) -> dict[str, tuple[State, State]]:
+        """Task name to (head, tail), of all that have come; a task without replies is absent."""
+        for client in sorted(self._here):
+            self._add_up(self._here.pop(client))
+        return {task: summed.mean() for task, summed in self._sums.items()}
+
+    def _settle(self, task: str, client: str, reply: ClientWeights | None) -> None:
+        self._here[client] = reply
+        self.most_waiting = max(self.most_waiting, sum(one is not None for one in self._here.values()))
+        order = self._next[task]
+        while order and order[0] in self._here:
+            self._add_up(self._here.pop(order.popleft()))
+
+    def _add_up(self, reply: ClientWeights | None) -> None:
+        if reply is not None:
+            weight = 1.0 if self._how == "uniform" else reply.examples
+            self._sums.setdefault(reply.task, _Sum()).add(reply, weight)
 
 
-def _mean(states: list[State], weights: list[float]) -> State:
-    if len(states) == 1:
-        return states[0]
-    total = sum(weights)
-    return {
-        name: torch.stack(
-            [state[name].double() * (weight / total) for state, weight in zip(states, weights, strict=True)]
-        )
-        .sum(dim=0)
-        .to(states[0][name].dtype)
-        for name in states[0]
-    }
+class _Sum:
+    """Weights of clients of one task, times what each counts for."""
+
+    def __init__(self) -> None:
+        self._weight = 0.0
+        self._head: State = {}
+        self._tail: State = {}
+
+    def add(self, reply: ClientWeights, weight: float) -> None:
+        self._weight += weight
+        for summed, state in ((self._head, reply.head), (self._tail, reply.tail)):
+            for name, tensor in state.items():
+                scaled = tensor.double() * weight
+                summed[name] = summed[name].add_(scaled) if name in summed else scaled
+
+    def mean(self) -> tuple[State, State]:
+        head, tail = ({name: (one / self._weight).float() for name, one in part.items()}
+                      for part in (self._head, self._tail))  # fmt: skip
+        return head, tail

@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, Message
 
 from tavit_flwr.errors import ProtocolError, QuorumError
 from tavit_flwr.payloads import EVALUATE_METRICS, TRAIN_METRICS, set_metric, set_metrics
-from tavit_flwr.server.aggregation import ClientWeights, Weights, check_state
+from tavit_flwr.server.aggregation import Averages, ClientWeights, Weights, check_state
 from tavit_flwr.server.enrolment import Participant
 from tavit_flwr.server.rounds import Round
 from tavit_flwr.server.schedule import RoundPlan
@@ -28,7 +28,6 @@ class Reply:
 
     participant: Participant
     metrics: dict[str, float]
-    weights: ClientWeights | None
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,21 @@ FROZEN = ReplyKind(TRAIN_METRICS, "num-examples", weights=False)
 SCORES = ReplyKind(EVALUATE_METRICS, "images", weights=False)
 
 
-def sort_replies(opened: Round, replies: Iterable[Message], weights: Weights, kind: ReplyKind) -> list[Reply]:
-    """Keep the replies that can be used, and write down why the others cannot.
+def sort_replies(
+    opened: Round, replies: Iterable[Message], weights: Weights, kind: ReplyKind, averages: Averages | None = None
+) -> list[Reply]:
+    """Keep the replies that can be used, and write down why the others cannot; weights go into the averages.
 
-    Nothing raises here: a client that answers with an error, with NaN, with odd tensors, or not at all is left out by
-    name, and the round goes on without it.
+    Replies are worked off as they come. Nothing raises here: a client that answers with an error, with NaN, with odd
+    tensors, or not at all is left out by name, and the round goes on without it.
     """
     usable: list[Reply] = []
     silent = dict(opened.sessions)
+
+    def left_out(one: Participant) -> None:
+        if averages is not None:
+            averages.leave_out(one.task, one.client)
+
     for message in replies:
         node = opened.sender(message)
         if node not in silent:
@@ -65,12 +71,18 @@ def sort_replies(opened: Round, replies: Iterable[Message], weights: Weights, ki
             opened.problems.append(f"{who}: {message.error.reason}")
             if node != message.metadata.src_node_id or message.error.code == UNREACHABLE:
                 opened.lost.add(node)
+            left_out(participant)
             continue
         try:
             _check_steps(session, who)
-            usable.append(_read(opened, message, participant, weights, who, kind))
+            reply, returned = _read(opened, message, participant, weights, who, kind)
         except Exception as error:  # whatever a node can put into a reply costs that node and nobody else
             opened.problems.append(f"{who}: {type(error).__name__}: {error}")
+            left_out(participant)
+            continue
+        usable.append(reply)
+        if averages is not None and returned is not None:
+            averages.add(returned)
     for node, (_, session) in sorted(silent.items()):
         opened.problems.append(f"node {node}, {session.where}: no reply before the deadline")
         opened.lost.add(node)
@@ -92,7 +104,7 @@ def check_quorum(opened: Round, usable: Sequence[Reply], quorum: float, plan: Ro
 
 def _read(
     opened: Round, message: Message, participant: Participant, weights: Weights, who: str, kind: ReplyKind
-) -> Reply:
+) -> tuple[Reply, ClientWeights | None]:
     content: Any = message.content
     metrics = {name: _number(name, value, who) for name, value in content[METRICS].items()}
     told = [one for one in opened.labels.get(participant.task, ()) if set_metric("images", one) in metrics]
@@ -104,7 +116,7 @@ def _read(
         if metrics[counted] <= 0:
             raise ProtocolError(f"'{counted}' above zero", str(metrics[counted]), who)
     if not kind.weights:
-        return Reply(participant, metrics, None)
+        return Reply(participant, metrics), None
     arrays: ArrayRecord = content[ARRAYS]
     opened.bytes_up += arrays_bytes(arrays)
     head, tail = arrays_to_parts(arrays)
@@ -112,8 +124,8 @@ def _read(
     check_state(tail, weights.tails[participant.task], f"{who}, tail")
     if opened.supply is not None and participant.client in opened.alone:
         opened.supply.kept(participant, head, tail)
-    examples = metrics[kind.counted]
-    return Reply(participant, metrics, ClientWeights(participant.client, participant.task, examples, head, tail))
+    returned = ClientWeights(participant.client, participant.task, metrics[kind.counted], head, tail)
+    return Reply(participant, metrics), returned
 
 
 def _check_steps(session: Session, who: str) -> None:

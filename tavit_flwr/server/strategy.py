@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from tavit_flwr.config import TavitConfig, to_json
 from tavit_flwr.errors import ConfigError, QuorumError
-from tavit_flwr.server.aggregation import Weights, average, check_state
+from tavit_flwr.server.aggregation import Averages, Weights, check_state
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.check import refuse_records
 from tavit_flwr.server.checkpoint import Checkpoint
@@ -170,11 +170,12 @@ class TAViT(Strategy):
         """
         current = self._plan(server_round)
         phase = PHASES[current.phase]
-        usable = self._sort(replies, MOVED if phase.client_moves else FROZEN)
+        taking_part = [(one.task, one.client) for one, _ in self._round.sessions.values()]
+        averages = Averages(taking_part, self.config.federation.average)
+        usable = self._sort(replies, MOVED if phase.client_moves else FROZEN, averages)
         self._opener.service.end_round()
         check_quorum(self._round, usable, self.config.federation.quorum, current)
-        returned = [reply.weights for reply in usable if reply.weights is not None]
-        for task, (head, tail) in average(returned, self.config.federation.average).items():
+        for task, (head, tail) in averages.result().items():
             self._weights.heads[task], self._weights.tails[task] = head, tail
         for reply in usable if phase.client_moves else ():
             self.state.versions[reply.participant.client] = current.index
@@ -210,9 +211,9 @@ class TAViT(Strategy):
         self._participants = participants
         self.state.participants |= {one.client: one.task for one in participants}
 
-    def _sort(self, replies: Iterable[Message], kind: ReplyKind) -> list[Reply]:
+    def _sort(self, replies: Iterable[Message], kind: ReplyKind, averages: Averages | None = None) -> list[Reply]:
         """Sort replies; who did not answer for itself takes no part until it has said that it is there."""
-        usable = sort_replies(self._round, replies, self._weights, kind)
+        usable = sort_replies(self._round, replies, self._weights, kind, averages)
         self._roster.doubt(self._round.lost)
         self._participants = [one for one in self._participants if one.node_id not in self._round.lost]
         return usable

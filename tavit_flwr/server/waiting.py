@@ -60,21 +60,21 @@ class PatientGrid(Grid):
         self._followed = followed
         self._resupply = resupply
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Push orders, and pull their replies until all are there, the time is up, or no more can come.
 
-        Replies that carry frames are not given back: the session's answers follow in another message to the node.
+        Nothing is pushed before the first reply is asked for. Replies that carry frames are not given back: the
+        session's answers follow in another message to the node.
 
-        Returns
-        -------
-        list of Message
-            In the order of their arrival; nodes without a reply have none in it.
+        Yields
+        ------
+        Message
+            A reply as it arrives, not kept here; nodes without a reply have none.
         """
         news = threading.Event()
         orders = list(messages)
         under_way = [Correspondence(order, self._service, self._resupply, news.set) for order in orders]
         sent = dict(self._send(orders, under_way))
-        replies: list[Message] = []
         began = alive = time.monotonic()
         while under_way:
             for reply in self.pull_messages(list(sent)):
@@ -87,14 +87,16 @@ class PatientGrid(Grid):
                         sent[key] = talk
                         self._followed(key, talk.node)
                     alive = time.monotonic()
-            replies += [talk.final for talk in under_way if talk.final is not None]
+            done = [talk for talk in under_way if talk.final is not None]
             under_way = [talk for talk in under_way if talk.final is None]
+            while done:
+                if (final := done.pop(0).final) is not None:
+                    yield final
             remaining_s = float("inf") if timeout is None else began + timeout - time.monotonic()
             if not under_way or remaining_s <= 0 or self._hopeless(sorted(talk.node for talk in under_way)):
                 break
             news.wait(min(pause_s(time.monotonic() - alive), remaining_s))
             news.clear()
-        return replies
 
     def _send(
         self, messages: Sequence[Message], talks: Sequence[Correspondence]

@@ -27,12 +27,14 @@ def cluster(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_clients_run_on_both_nodes_of_a_cluster(cluster, tmp_path):
+def test_clients_run_on_both_nodes_of_a_cluster(cluster, tmp_path, make_proxy):
+    """They reach the body service at another address than it listens at, as from another machine."""
     with local_flower(tmp_path / "flwr", {"RAY_ADDRESS": cluster.address}) as flower:
         port = free_port()
+        outside = make_proxy(f"127.0.0.1:{port}", "127.0.0.2")
         words = (
             "experiment=tiny data.batch_size=1 evaluation.stride=32 evaluation.batch_size=128 federation.cohort=all "
-            f"wire.listen=127.0.0.1:{port} wire.advertise=localhost:{port} output_dir={tmp_path / 'run'}"
+            f"wire.listen=127.0.0.1:{port} wire.advertise={outside.address} output_dir={tmp_path / 'run'}"
         )
         outcome = flower.run_app(
             ROOT,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tavit_flwr.errors import ModelError, ProtocolError
-from tavit_flwr.server.aggregation import ClientWeights, Weights, average, check_state
+from tavit_flwr.server.aggregation import Averages, ClientWeights, Weights, check_state
 
 HOW = st.sampled_from(["uniform", "examples"])
 
@@ -27,6 +27,15 @@ def replies(draw, tasks=("denoise", "deblock", "derain"), least=1):
         task = tasks[0] if index == 0 else draw(st.sampled_from(tasks))
         result.append(ClientWeights(name, task, draw(st.integers(1, 500)), head, tail))
     return result
+
+
+def average(returned, how):
+    """Average replies in the order in which they are given."""
+    returned = list(returned)
+    averages = Averages([(reply.task, reply.client) for reply in returned], how)
+    for reply in returned:
+        averages.add(reply)
+    return averages.result()
 
 
 def same(one, other):
@@ -104,6 +113,40 @@ def test_the_order_of_the_replies_changes_no_bit_where_sums_do():
 
 def test_nothing_in_nothing_out():
     assert average([], "uniform") == {}
+    assert Averages([("t", "a")], "uniform").result() == {}
+
+
+def reply_of(client, value=1.0):
+    state = {"w": torch.full((2,), value)}
+    return ClientWeights(client, "t", 1, state, state)
+
+
+def test_replies_in_the_order_of_their_clients_are_not_kept():
+    """A hundred clients of a task take as much memory as one."""
+    clients = [f"p{number:04d}" for number in range(100)]
+    averages = Averages([("t", client) for client in reversed(clients)], "uniform")
+    for client in clients:
+        averages.add(reply_of(client))
+    assert averages.most_waiting == 1
+    assert torch.equal(averages.result()["t"][0]["w"], torch.ones(2))
+
+
+def test_replies_wait_for_those_before_them_and_no_longer():
+    averages = Averages([("t", client) for client in "abcd"], "uniform")
+    averages.add(reply_of("c", 1e30))
+    averages.add(reply_of("b", 1.0))
+    averages.leave_out("t", "a")
+    assert (averages.most_waiting, averages._here) == (2, {})
+    averages.add(reply_of("d", -1e30))
+    in_order = average([reply_of("b", 1.0), reply_of("c", 1e30), reply_of("d", -1e30)], "uniform")
+    assert same(averages.result(), in_order)
+
+
+def test_those_that_never_come_do_not_hold_up_the_others():
+    averages = Averages([("t", client) for client in "abc"], "uniform")
+    for client in "cb":
+        averages.add(reply_of(client, 3.0))
+    assert torch.equal(averages.result()["t"][1]["w"], torch.full((2,), 3.0))
 
 
 LIKE = {"w": torch.zeros(2, 3), "b": torch.zeros(2)}
