@@ -91,7 +91,7 @@ def run(flower: Flower, clients: int, pictures: Path, output: Path) -> list[dict
     given = words(
         "tiny", clients, pictures, override("output_dir", output), "schedule.cycles=1", "schedule.evaluate_first=false",
         f"schedule.phases=[{phases}]", f"federation.min_nodes={clients}", "federation.wait_for_nodes_s=120",
-        "federation.enrol_timeout_s=600", f"wire.max_sessions={max(256, clients)}",
+        "federation.enrol_timeout_s=600",
     )  # fmt: skip
     federation = f"num-supernodes={clients} client-resources-num-cpus=1 init-args-num-cpus={AT_ONCE}"
     outcome = flower.run_app(

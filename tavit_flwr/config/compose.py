@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import YAMLError
 
 from tavit_flwr.config.choices import nearest
+from tavit_flwr.config.counts import counted, written_out
 from tavit_flwr.config.deadlines import fill_deadlines
 from tavit_flwr.config.explain import explain, nearest_key
 from tavit_flwr.config.schema import TavitConfig
@@ -23,12 +25,12 @@ from tavit_flwr.errors import ConfigError
 
 def to_dict(config: TavitConfig) -> dict[str, Any]:
     """Resolved configuration as plain values."""
-    return json.loads(to_json(config))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(asdict(config)))  # type: ignore[no-any-return]
 
 
 def to_json(config: TavitConfig) -> str:
-    """Resolved configuration as one JSON object."""
-    return json.dumps(OmegaConf.to_container(OmegaConf.structured(config)), sort_keys=True)
+    """Resolved configuration as one JSON object, for messages: its clients counted, since each client gets it."""
+    return json.dumps(to_dict(config) | {"clients": counted(config.clients)}, sort_keys=True)
 
 
 def from_json(text: str) -> TavitConfig:
@@ -40,6 +42,7 @@ def from_json(text: str) -> TavitConfig:
     if not isinstance(values, dict) or "${" in json.dumps(values):  # a resolved configuration asks nobody's environment
         raise ConfigError("a resolved configuration as one JSON object", "another value or an interpolation")
     config = _typed(OmegaConf.create(values))
+    config.clients = written_out(config.clients)
     validate(config)
     return config
 
@@ -93,6 +96,7 @@ def compose(overrides: Sequence[str] | str = ()) -> TavitConfig:
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:  # ValueError: a group set to null
         raise explain(error, words, folder) from error
     config = _typed(raw)
+    config.clients = written_out(config.clients)
     _keep_used_tasks(config, folder)
     expand(config)
     fill_deadlines(config)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
-
-from omegaconf import OmegaConf
+from typing import Any
 
 from tavit_flwr.config.choices import nearest, one_of
 from tavit_flwr.config.schema import AUTO, BFLOAT16, DTYPES, INT8, MESSAGES, NONE, STREAM, ZSTD, TavitConfig
@@ -100,14 +100,17 @@ def check_device_name(name: str, where: str) -> None:
 
 
 def _check_values(config: TavitConfig) -> None:
-    node = OmegaConf.structured(config)
     for key, choices in _CHOICES.items():
-        one_of(choices, OmegaConf.select(node, key), f"configuration key '{key}'")
+        one_of(choices, _value(config, key), f"configuration key '{key}'")
     for keys, expected, fits in _RANGES:
         for key in keys:
-            value = OmegaConf.select(node, key)
+            value = _value(config, key)
             if not fits(value):
                 raise ConfigError(expected, repr(value), f"configuration key '{key}'")
+
+
+def _value(config: TavitConfig, key: str) -> Any:  # noqa: ANN401 - whatever the key's type is
+    return reduce(getattr, key.split("."), config)
 
 
 def _check_schedule(config: TavitConfig) -> None:
@@ -140,9 +143,10 @@ def _check_wire_types(config: TavitConfig) -> None:
     for key, name in own.items():
         if name is not None:
             one_of(DTYPES, name, f"configuration key '{key}'")
-    if wire.error_feedback and INT8 not in (wire.dtype, *own.values()):
+    in_training = [name for key, name in own.items() if not key.startswith("wire.dtypes.evaluation.")]
+    if wire.error_feedback and INT8 not in (wire.dtype, *in_training):
         raise ConfigError(
-            "int8 somewhere in wire.dtype or wire.dtypes", "none", "configuration key 'wire.error_feedback'",
+            "int8 somewhere in wire.dtype or wire.dtypes of a phase", "none", "configuration key 'wire.error_feedback'",
             "only int8 gradients have it",
         )  # fmt: skip
 

@@ -35,10 +35,12 @@ class Participant:
         return self.enrolment.task
 
 
-def question(node: int, config: TavitConfig, probe: Probe) -> Message:
-    """Ask a node who it is in this experiment, and what carries its frames."""
+def questions(nodes: Sequence[int], config: TavitConfig, probe: Probe) -> list[Message]:
+    """Ask nodes who they are in this experiment, and what carries their frames."""
     asked = ConfigRecord({"config": to_json(config), **probe.to_values()})
-    return Message(content=RecordDict({CONFIG: asked}), message_type=MessageType.QUERY, dst_node_id=node)
+    return [
+        Message(content=RecordDict({CONFIG: asked}), message_type=MessageType.QUERY, dst_node_id=node) for node in nodes
+    ]
 
 
 def read_answer(node: int, reply: Message, config: TavitConfig) -> Participant | str:

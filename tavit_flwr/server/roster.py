@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from tavit_flwr.config import TavitConfig
 from tavit_flwr.errors import QuorumError
-from tavit_flwr.server.enrolment import Participant, question, read_answer, say_who
+from tavit_flwr.server.enrolment import Participant, questions, read_answer, say_who
 from tavit_flwr.server.waiting import pause_s, push, wait_for_nodes
 from tavit_flwr.wire.probe import Probe
 
@@ -109,7 +109,7 @@ class Roster:
             nodes = sorted(self._grid.get_node_ids())
             self.doubt(set(self._enrolled) - set(nodes))  # they may come back as somebody else
             self._listen([], 0.0)
-            self._ask([node for node in nodes if self._unknown(node)])
+            self._ask(self._unknown(nodes))
             self._listen([node for node in nodes if node not in self._waited_for], federation.late_timeout_s)
             self._settle_names(nodes, before)
             participants = self._present(nodes)
@@ -129,10 +129,10 @@ class Roster:
             if one.node_id not in self._there:
                 logger.info("node %s, client %s, task %s: takes part from now on", one.node_id, one.client, one.task)
         self._there = {one.node_id for one in participants}
-        clients = {one.client for one in participants}
+        clients, connected = {one.client for one in participants}, set(nodes)
         self.absent = [
             f"node {one.node_id}, client {one.client}, task {one.task}: "
-            + ("no answer since the last round" if one.node_id in nodes else "not connected")
+            + ("no answer since the last round" if one.node_id in connected else "not connected")
             for one in sorted(self._enrolled.values(), key=lambda one: one.client)
             if one.client not in clients
         ]
@@ -143,13 +143,12 @@ class Roster:
             self._doubtful.add(node)
             self._waited_for.discard(node)
 
-    def _unknown(self, node: int) -> bool:
-        if node in self._asked.values() or node in self._idle:
-            return False
-        return node not in self._enrolled or node in self._doubtful
+    def _unknown(self, nodes: Sequence[int]) -> list[int]:
+        passed = self._idle.union(self._asked.values(), self._enrolled.keys() - self._doubtful)
+        return [node for node in nodes if node not in passed]
 
     def _ask(self, nodes: Sequence[int]) -> None:
-        asked = push(self._grid, [question(node, self._config, self._probe) for node in nodes])
+        asked = push(self._grid, questions(nodes, self._config, self._probe))
         for number, node in zip(asked, nodes, strict=True):
             if number:
                 self._asked[number] = node

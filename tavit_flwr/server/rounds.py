@@ -40,8 +40,10 @@ class Round:
         Who was left out and why.
     messages : list of Message
         The orders that were sent.
+    asked : dict
+        Their numbers, and their nodes.
     followed : dict
-        Messages that followed upon frames, and their nodes.
+        The same of messages that followed upon frames.
     lost : set of int
         Nodes to be asked again who they are: silent, given up by the SuperLink, or cut off from the body service.
     ended : dict
@@ -60,6 +62,7 @@ class Round:
     bytes_down: int = 0
     problems: list[str] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
+    asked: dict[str, int] = field(default_factory=dict)
     followed: dict[str, int] = field(default_factory=dict)
     lost: set[int] = field(default_factory=set)
     ended: dict[int, float] = field(default_factory=dict)
@@ -76,9 +79,10 @@ class Round:
         source = reply.metadata.src_node_id
         if source in self.sessions:
             return source
-        asked = {message.metadata.message_id: message.metadata.dst_node_id for message in self.messages}
-        asked |= self.followed
-        return asked.get(reply.metadata.reply_to_message_id, source)
+        if len(self.asked) < len(self.messages):  # they have no numbers before they are sent
+            self.asked = {message.metadata.message_id: message.metadata.dst_node_id for message in self.messages}
+        number = reply.metadata.reply_to_message_id
+        return self.asked.get(number, self.followed.get(number, source))
 
     def hopeless(self, nodes: Sequence[int], grace_s: float) -> bool:
         """Whether none of these nodes is worth waiting for: their sessions ended early, at least `grace_s` ago."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from tavit_flwr.config import STREAM, FederationConfig, TavitConfig
 from tavit_flwr.errors import ConfigError
@@ -16,36 +16,43 @@ logger = logging.getLogger("flwr")
 
 
 def check_cohort(participants: Sequence[Participant], config: TavitConfig) -> int:
-    """Find how many clients can run at once, 0 for all of them, and refuse or announce a cohort that is too large.
+    """Find how many clients can run at once, 0 for all of a round, and refuse or announce a cohort that is too large.
 
     Raises
     ------
     ConfigError
-        When ``federation.cohort=all`` asks for more clients at once than there are slots.
+        When ``federation.cohort=all`` asks for more clients at once than there are slots, or more sessions are needed
+        at once than ``wire.max_sessions`` allows.
     """
-    if len(participants) > config.wire.max_sessions:
+    size = sum(_sizes(_groups(participants, config.federation), config.federation).values())
+    sessions = max(size, len(evaluators(participants)))
+    slots = at_once(participants)
+    if min(sessions, slots) > config.wire.max_sessions:
         raise ConfigError(
-            f"at most {config.wire.max_sessions} clients", f"{len(participants)}",
-            "configuration key 'wire.max_sessions'", f"set wire.max_sessions={len(participants)} or more",
+            f"at most {config.wire.max_sessions} sessions at once",
+            f"{size} clients in a round, {len(evaluators(participants))} that evaluate",
+            "configuration key 'wire.max_sessions'",
+            f"set wire.max_sessions={min(sessions, slots)} or more, or sample fewer with federation.fraction",
         )  # fmt: skip
     limits = [participant.enrolment.slots for participant in participants if participant.enrolment.slots]
     together = any(PHASES[phase.kind].body_moves for phase in config.schedule.phases)
     streams = sum(participant.enrolment.carrier == STREAM for participant in participants)
-    needed = streams + (streams < len(participants))  # those by messages need a slot in turn, and hold none
+    # those by messages need a slot in turn, and hold none
+    needed = min(size, streams + (streams < len(participants)))
     if not limits or not together or needed <= min(limits):
         return 0
     hint = (
         f'--federation-config "num-supernodes={len(participants)} client-resources-num-cpus=1 '
-        f'init-args-num-cpus={len(participants)}" lets all run at once'
+        f'init-args-num-cpus={size}" lets all run at once'
     )
     if config.federation.cohort == "all":
         raise ConfigError(
-            f"{len(participants)} clients at once in phases where the body moves", f"{min(limits)} slots",
-            "federation.cohort=all", hint,
+            f"{size} clients at once in phases where the body moves", f"{min(limits)} slots", "federation.cohort=all",
+            hint,
         )  # fmt: skip
     logger.warning(
         "only %s of %s clients can run at once: in phases where the body moves, they take turns by rounds; %s",
-        min(limits), len(participants), hint,
+        min(limits), size, hint,
     )  # fmt: skip
     turns = config.schedule.cycles * sum(one.rounds for one in config.schedule.phases if PHASES[one.kind].body_moves)
     if turns * min(limits) < len(participants):
@@ -78,12 +85,9 @@ def select(participants: Sequence[Participant], plan: RoundPlan, cohort: int, co
     list of Participant
         Sorted by client name.
     """
-    federation = config.federation
     most = cohort if cohort and PHASES[plan.phase].body_moves else len(participants)
-    groups: dict[str, list[Participant]] = {}
-    for one in participants:
-        groups.setdefault(one.task if federation.by_task else "", []).append(one)
-    sizes = {name: sample_size(len(group), federation) for name, group in groups.items()}
+    groups = _groups(participants, config.federation)
+    sizes = _sizes(groups, config.federation)
     if sum(sizes.values()) > most:
         groups, sizes = {"": list(participants)}, {"": most}
     chosen: list[Participant] = []
@@ -92,6 +96,18 @@ def select(participants: Sequence[Participant], plan: RoundPlan, cohort: int, co
         start = plan.turn * count if count < len(order) else 0
         chosen += [order[(start + offset) % len(order)] for offset in range(count)]
     return sorted(chosen, key=lambda participant: participant.client)
+
+
+def _groups(participants: Sequence[Participant], federation: FederationConfig) -> dict[str, list[Participant]]:
+    """Those that are sampled together: all, or task by task."""
+    groups: dict[str, list[Participant]] = {}
+    for one in participants:
+        groups.setdefault(one.task if federation.by_task else "", []).append(one)
+    return groups
+
+
+def _sizes(groups: Mapping[str, Sequence[Participant]], federation: FederationConfig) -> dict[str, int]:
+    return {name: sample_size(len(group), federation) for name, group in groups.items()}
 
 
 def sample_size(clients: int, federation: FederationConfig) -> int:
@@ -107,6 +123,12 @@ def _rotation(participants: Sequence[Participant], phase: str, seed: int) -> lis
         ranked.append((seen.get(one.task, 0), place, one))
         seen[one.task] = seen.get(one.task, 0) + 1
     return [one for _, _, one in sorted(ranked, key=lambda item: item[:2])]
+
+
+def at_once(participants: Sequence[Participant]) -> int:
+    """How many of these can be at work at once: all of them, or as many as there are slots where they run."""
+    slots = [participant.enrolment.slots for participant in participants]
+    return min(len(slots), *slots) if slots and all(slots) else len(slots)
 
 
 def evaluators(participants: Sequence[Participant]) -> list[Participant]:

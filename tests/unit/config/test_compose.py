@@ -194,6 +194,31 @@ def _get(config, key):
     return dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
 
 
+def test_clients_may_be_counted():
+    config = compose("experiment=tiny 'clients=[denoise*3, deblock, denoise*2]'")
+    assert config.clients == ["denoise"] * 3 + ["deblock"] + ["denoise"] * 2
+    assert to_dict(config)["clients"] == config.clients
+    assert compose("experiment=tiny 'clients=[denoise*1]'").clients == ["denoise"]
+
+
+def test_a_message_grows_with_the_number_of_tasks_and_not_of_clients(tiny):
+    many = compose("experiment=tiny 'clients=[denoise*3000, deblock*2000]'")
+    assert len(to_json(many)) < len(to_json(tiny)) + 20
+    assert from_json(to_json(many)) == many
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("denoise*0", "how many"), ("denoise*", "how many"), ("denoise*-1", "how many"), ("denoise*2*2", "how many"),
+        ("denoise*99999, deblock*2", "100,000 clients"), ("denoize*3", "did you mean 'denoise'"),
+    ],
+)  # fmt: skip
+def test_counts_that_cannot_be(entry, says):
+    with pytest.raises(ConfigError, match=says):
+        compose(["experiment=tiny", f"clients=[{entry}]"])
+
+
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"nme": 1}', '{"seed": "many"}', '{"clients": 5}'])
 def test_json_of_another_form_is_refused(text):
     with pytest.raises(ConfigError):

@@ -12,7 +12,7 @@ from tavit_flwr.config import FederationConfig, PhaseConfig, ScheduleConfig, Tas
 from tavit_flwr.errors import ConfigError, QuorumError
 from tavit_flwr.payloads import EVALUATE_METRICS, TRAIN_METRICS
 from tavit_flwr.server import waiting
-from tavit_flwr.server.aggregation import Weights
+from tavit_flwr.server.aggregation import Averages, Weights
 from tavit_flwr.server.enrolment import Participant
 from tavit_flwr.server.replies import MOVED, SCORES, sort_replies
 from tavit_flwr.server.roster import Roster, check_returned
@@ -105,12 +105,24 @@ def test_clients_that_never_have_a_turn_are_counted(caplog):
     assert "3 of 5 clients never step a body" in caplog.text
 
 
-def test_more_clients_than_sessions_are_refused():
+def test_more_sessions_at_once_than_allowed_are_refused():
     one = config()
     one.wire.max_sessions = 3
     with pytest.raises(ConfigError, match=r"wire\.max_sessions=4"):
         check_cohort(people(4), one)
     assert check_cohort(people(3), one) == 0
+    assert check_cohort(people(4, slots=2), one) == 2  # no more than two can be there at once
+
+
+def test_of_many_clients_those_of_a_round_count():
+    one = config(fraction=0.5)
+    one.wire.max_sessions = 3
+    assert check_cohort(mixed(*"aaaaaa"), one) == 0  # three in a round, one evaluates for all
+    with pytest.raises(ConfigError, match=r"3 clients in a round, 6 that evaluate.*max_sessions=6"):
+        check_cohort(mixed(*"aaaaaa", shared=False), one)
+    with pytest.raises(ConfigError, match=r"4 clients in a round.*federation\.fraction"):
+        check_cohort(mixed(*"aaaaaaa"), one)
+    assert check_cohort(people(6, slots=3), config(fraction=0.5, cohort="all")) == 0
 
 
 def test_the_next_holder_of_the_same_images_stands_in():
@@ -452,11 +464,13 @@ def sort(*contents, expect_weights=True):
             replies.append(Message(error=content, reply_to=message))
         elif content is not None:
             replies.append(Message(content=content, reply_to=message))
-    usable = sort_replies(opened, reversed(replies), WEIGHTS, MOVED if expect_weights else SCORES)
+    averages = Averages([(one.task, one.client) for one, _ in opened.sessions.values()], "uniform")
+    kind = MOVED if expect_weights else SCORES
+    usable = sort_replies(opened, reversed(replies), WEIGHTS, kind, averages if expect_weights else None)
     assert [reply.participant.client for reply in usable] == ["p0000"]
     assert all(problem.startswith("node 101, client p0001, task denoise") for problem in opened.problems)
     assert len(opened.problems) == 1
-    return opened.problems[0], usable[0]
+    return opened.problems[0], averages.result().get("denoise")
 
 
 def content(head=None, tail=None, **changes):
@@ -492,10 +506,10 @@ def content(head=None, tail=None, **changes):
          "other arrays", "metrics as arrays"],
 )  # fmt: skip
 def test_replies_that_cannot_be_used_are_named_and_the_others_kept(reply, says):
-    problem, good = sort(reply)
+    problem, (head, tail) = sort(reply)
     assert says in problem
-    assert torch.equal(good.weights.head["w"], part(2.0)["w"])
-    assert torch.equal(good.weights.tail["w"], part(3.0)["w"])
+    assert torch.equal(head["w"], part(2.0)["w"])
+    assert torch.equal(tail["w"], part(3.0)["w"])
 
 
 @pytest.mark.parametrize(
@@ -510,6 +524,19 @@ def test_replies_that_cannot_be_used_are_named_and_the_others_kept(reply, says):
 def test_evaluations_that_cannot_be_used_are_named(reply, says):
     problem, _ = sort(reply, expect_weights=False)
     assert says in problem
+
+
+@pytest.mark.parametrize("bad", [Error(1001, "ModelError"), content(head=part(float("nan")))], ids=["error", "nan"])
+def test_nobody_s_weights_wait_for_a_client_that_is_left_out(bad):
+    opened, replies = Round(), []
+    for one, answer in zip(people(2), (bad, content()), strict=True):
+        opened.sessions[one.node_id] = (one, Session(one.client, one.task, None, "joint", 5, steps_done=5))
+        asked = Message(content=RecordDict(), message_type=MessageType.TRAIN, dst_node_id=one.node_id)
+        is_error = isinstance(answer, Error)
+        replies.append(Message(**{"error" if is_error else "content": answer}, reply_to=asked))
+    averages = Averages([(one.task, one.client) for one, _ in opened.sessions.values()], "uniform")
+    assert len(sort_replies(opened, replies, WEIGHTS, MOVED, averages)) == 1
+    assert averages._here == {}
 
 
 def test_an_unknown_node_is_named_and_its_weights_are_not_used(caplog):
