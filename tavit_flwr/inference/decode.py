@@ -10,16 +10,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from tavit_flwr.errors import DataError
+from tavit_flwr.errors import DataError, TavitError
 from tavit_flwr.inference.picture import Picture, Pixels
+from tavit_flwr.inference.tiff import read_odd_tiff
 
 #: Largest image, pixels (ours): a guard against files that claim more than any memory holds.
 MOST_PIXELS = 2**30
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
-_UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # SyntaxError: Pillow's
-_BITS, _MEANING, _PLANAR = 258, 262, 284  # TIFF tags
-_WHITE_IS_ZERO, _SEPARATE = 0, 2
 _ONE_GREY_CHANNEL = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 #: The same bytes read in the other order: Pillow keeps the first byte of 16 only, so this gives it the second.
 _OTHER_ORDER = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B" if np.little_endian else ";16L"}
@@ -35,18 +33,22 @@ def read_picture(path: Path) -> Picture:
         If it is missing, cannot be decoded, has several frames, or is neither 8 nor 16 bits a channel.
     """
     try:
+        odd = read_odd_tiff(path, MOST_PIXELS)
+        if odd is not None:
+            return odd
         with _opened(path) as image:
             frames = int(getattr(image, "n_frames", 1))
             if frames > 1 and image.format != "MPO":  # MPO: a photograph and its previews
                 raise DataError("one image a file", f"{frames} frames or pages", str(path), "split this file")
-            _refuse_misread(image, path)
             profile = image.info.get("icc_profile") if image.mode != "CMYK" else None
             if _raw_mode(image).endswith((";16B", ";16L", ";16N")) and image.mode in ("RGB", "RGBA"):
                 colour, alpha = _sixteen_bit_colours(path, image)
             else:
                 ImageOps.exif_transpose(image, in_place=True)
                 colour, alpha = _plain(image, path)
-    except _UNDECODABLE as error:
+    except (TavitError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise whatever a damaged or hostile file leads them to
         reason = f"{type(error).__name__}: {str(error).replace(str(path), path.name)}"
         raise DataError("an image that can be decoded", reason, str(path)) from error
     return Picture(colour, alpha, profile)
@@ -61,18 +63,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with Image.open(path, formats=_FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise DataError(f"at most {MOST_PIXELS} pixels", f"{image.width}x{image.height}", str(path))
+            image.filename = ""  # with a name Pillow maps plain TIFFs into memory, and garbles those that are turned
             yield image
+            image.close()  # its pixels too, at once
     finally:
         Image.MAX_IMAGE_PIXELS = before
-
-
-def _refuse_misread(image: Image.Image, path: Path) -> None:
-    """Refuse TIFF files of 16 bits that Pillow opens without complaint and decodes wrongly."""
-    tags: Any = getattr(image, "tag_v2", {})
-    if 16 in tags.get(_BITS, ()) and (tags.get(_PLANAR) == _SEPARATE or tags.get(_MEANING) == _WHITE_IS_ZERO):
-        raise DataError(
-            "interleaved channels with black as zero", "a TIFF of 16 bits with other ones", str(path), "save it anew"
-        )
 
 
 def _plain(image: Image.Image, path: Path) -> tuple[Pixels, Pixels | None]:

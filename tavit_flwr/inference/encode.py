@@ -34,14 +34,19 @@ def write_picture(path: Path, picture: Picture) -> None:
 
 
 def _write_tiff(path: Path, picture: Picture) -> None:
-    values = _rows(picture, 0, picture.size[0])
+    height, width = picture.size
+    grey, channels = picture.colour_HWC.shape[2] == 1, _channels(picture)
+    strips = (np.ascontiguousarray(_rows(picture, top, top + _ROWS)) for top in range(0, height, _ROWS))
     tifffile.imwrite(
         path,
-        values if values.shape[2] > 1 else values[:, :, 0],
-        photometric="minisblack" if picture.colour_HWC.shape[2] == 1 else "rgb",
-        planarconfig="contig" if values.shape[2] > 1 else None,
+        (zlib.compress(strip.tobytes()) for strip in strips),
+        shape=(height, width, channels) if channels > 1 else (height, width),
+        dtype=picture.colour_HWC.dtype,
+        photometric="minisblack" if grey else "rgb",
+        planarconfig="contig" if channels > 1 else None,
         extrasamples=None if picture.alpha_HW is None else ["unassalpha"],
         compression="zlib",
+        rowsperstrip=_ROWS,
         iccprofile=picture.profile,
         metadata=None,
     )
@@ -49,8 +54,8 @@ def _write_tiff(path: Path, picture: Picture) -> None:
 
 def _write_png(path: Path, picture: Picture) -> None:
     height, width = picture.size
-    channels = picture.colour_HWC.shape[2] + (picture.alpha_HW is not None)
-    header = struct.pack(">IIBBBBB", width, height, 8 * picture.colour_HWC.itemsize, _COLOUR_TYPES[channels], 0, 0, 0)
+    colour_type = _COLOUR_TYPES[_channels(picture)]
+    header = struct.pack(">IIBBBBB", width, height, 8 * picture.colour_HWC.itemsize, colour_type, 0, 0, 0)
     with path.open("wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header))
         if picture.profile:
@@ -72,6 +77,10 @@ def _filtered(picture: Picture) -> Iterator[bytes]:
         filters = np.full((len(rows), 1), _UP, np.uint8)
         yield np.concatenate([filters, rows - before], axis=1).tobytes()  # wraps modulo 256, as the format wants
         above = rows[-1:]
+
+
+def _channels(picture: Picture) -> int:
+    return int(picture.colour_HWC.shape[2]) + (picture.alpha_HW is not None)
 
 
 def _rows(picture: Picture, top: int, bottom: int) -> Pixels:

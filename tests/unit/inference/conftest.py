@@ -1,7 +1,10 @@
 """A run's output folder with small weights that change an image."""
 
+import struct
+
 import pytest
 import torch
+from PIL import Image
 
 from tavit_flwr.config import compose, to_dict
 from tavit_flwr.server.checkpoint import Checkpoint, RunState, save
@@ -25,3 +28,20 @@ def run_folder(tmp_path_factory):
     for index in (1, 2):
         save(folder / "checkpoints", Checkpoint(RunState("key", index, to_dict(config)), weights.flat(), {}), 3)
     return folder
+
+
+@pytest.fixture
+def write_broken_exif():
+    """Write a JPEG that is to be turned, with one more EXIF tag whose value has another type than the tag's own."""
+
+    def write(path, tag):
+        entry, data = {
+            "resolution unit": (struct.pack(">HHII", 0x128, 4, 1, 100_000), b""),  # too large for its 16 bits
+            "artist": (struct.pack(">HHII", 0x13B, 12, 1, 38), struct.pack(">d", 1.5)),  # a number for a text
+        }[tag]
+        turned = struct.pack(">HHIHH", 0x112, 3, 1, 6, 0)
+        exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + turned + entry + bytes(4) + data
+        Image.new("RGB", (8, 6), (10, 200, 30)).save(path, "JPEG", exif=exif)
+        return path
+
+    return write
