@@ -28,14 +28,22 @@ from tavit_flwr.files import write_json
 def evaluate_command(
     weights: Weights,
     task: Task,
-    clean: Annotated[Path, typer.Option(help="Folder of clean images", show_default=False)],
+    clean: Annotated[
+        Path | None, typer.Option(help="Folder of clean images, degraded by the task's operator", show_default=False)
+    ] = None,
     degraded: Annotated[
-        Path | None, typer.Option(help="Folder of degraded images of the same names; else the task's operator")
+        Path | None, typer.Option(help="Beside --clean: degraded images of the same names", show_default=False)
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Instead: one folder of pairs, laid out as for training", show_default=False)
     ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="Option of the task's degradation, e.g. sigma_255=15", metavar="NAME=VALUE")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the degradation; else the run's", show_default=False)] = None,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="Degrade clean images though the run learnt the task from pairs")
+    ] = False,
     rounding: Annotated[bool, typer.Option(help="Round to 8 bits before scoring; the paper does not")] = False,
     against: Annotated[str, typer.Option(help="Other methods, of wavelet,nlm,tv,bm3d")] = "",
     sigma_255: Annotated[
@@ -60,7 +68,8 @@ def evaluate_command(
         from tavit_flwr.inference.evaluate import evaluate
 
         found = evaluate(
-            clean, weights=weights, task=task, degraded=degraded, seed=seed, rounding=rounding, sigma_255=sigma_255,
+            clean, weights=weights, task=task, degraded=degraded, pairs=pairs, seed=seed, synthetic=synthetic,
+            rounding=rounding, sigma_255=sigma_255,
             options={name: yaml.safe_load(value) for name, value in pairs_of(option or [], "--option").items()},
             against=[name.strip() for name in against.split(",") if name.strip()], limit=limit,
             settings=settings_of(stride, batch_size, bf16, threads, device),

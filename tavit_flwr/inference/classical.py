@@ -6,6 +6,7 @@ Settings are ours, chosen on training photographs of BSDS500 (see docs/restoring
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tavit_flwr.errors import ConfigError
+from tavit_flwr.errors import ConfigError, DataError
 
 Pixels = npt.NDArray[np.float64]
 
@@ -88,8 +89,10 @@ METHODS: dict[str, Method] = {
 }
 
 
-def check_methods(names: Sequence[str]) -> None:
-    """Raise `ConfigError` for an unknown name, or one whose package is not installed."""
+def check_methods(names: Sequence[str], sigma_255: float | None) -> None:
+    """Raise `ConfigError` for an unknown name, one whose package is not installed, or noise that cannot be."""
+    if sigma_255 is not None and not 0 <= sigma_255 < math.inf:
+        raise ConfigError("a standard deviation from 0 on", str(sigma_255), "--sigma-255")
     for name in names:
         if name not in METHODS:
             raise ConfigError(f"methods out of {', '.join(METHODS)}", repr(name), "--against")
@@ -102,14 +105,27 @@ def check_methods(names: Sequence[str]) -> None:
 
 
 def denoise(name: str, degraded_CHW: Tensor, sigma: float) -> Tensor:
-    """Denoise [3, H, W] in [0, 1], float32; the result is clipped to that range."""
+    """Denoise [3, H, W] in [0, 1], float32; the result is clipped to that range. Without noise it is the input.
+
+    Raises
+    ------
+    DataError
+        If the noise is not a finite number.
+    """
+    if not 0 <= sigma < math.inf:
+        raise DataError("a finite standard deviation of the noise", str(sigma), name, "give --sigma-255")
+    if sigma == 0:
+        return degraded_CHW
     degraded_HWC: Any = degraded_CHW.permute(1, 2, 0).double().contiguous().numpy()
     restored_HWC = np.clip(METHODS[name].denoise(degraded_HWC, sigma), 0.0, 1.0)
     return torch.from_numpy(np.ascontiguousarray(restored_HWC, dtype=np.float32)).permute(2, 0, 1)
 
 
 def estimated_sigma(degraded_CHW: Tensor) -> float:
-    """Estimate the standard deviation of an image's noise, mean over channels, on the image's scale."""
+    """Estimate the standard deviation of an image's noise, mean over channels, on the image's scale.
+
+    NaN for an image without any detail.
+    """
     from skimage.restoration import estimate_sigma
 
     estimate: Any = estimate_sigma  # untyped in scikit-image

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from torch import Tensor, cat, ones, uint8
 
 from tavit_flwr.errors import DataError
 from tavit_flwr.files import write_whole
-from tavit_flwr.inference.cases import Case, Operator, degraded_cases, given_cases, operator_of
+from tavit_flwr.inference.cases import Case, find_cases
 from tavit_flwr.inference.classical import METHODS, check_methods, denoise, estimated_sigma
 from tavit_flwr.inference.evaluation import Evaluation, ImageScores, Scores, score
-from tavit_flwr.inference.restore import FAILURES, one_line, progress_bar
+from tavit_flwr.inference.restore import FAILURES, one_line, progress_bar, say
 from tavit_flwr.inference.restorer import Restorer, Settings
 from tavit_flwr.models.stored import describe, parts_of
 
@@ -25,13 +26,15 @@ _GAP_PX = 4
 
 
 def evaluate(
-    clean: Path,
+    clean: Path | None = None,
     *,
     weights: Path,
     task: str,
     degraded: Path | None = None,
+    pairs: Path | None = None,
     options: Mapping[str, object] | None = None,
     seed: int | None = None,
+    synthetic: bool = False,
     settings: Settings | None = None,
     rounding: bool = False,
     against: Sequence[str] = (),
@@ -44,17 +47,22 @@ def evaluate(
 
     Parameters
     ----------
-    clean : Path
-        Folder of clean images of any size; they are taken as they are.
+    clean : Path, optional
+        Folder of clean images of any size; they are taken as they are. The task's own degradation makes the degraded
+        ones from them, each once for each of its variants, not rounded to 8 bits.
     weights, task
         See `tavit_flwr.models.stored.load_parts`.
     degraded : Path, optional
-        Folder of degraded images, matched with the clean ones by name. Without it the task's own degradation makes
-        them from the clean ones, each image once for each of its variants, not rounded to 8 bits.
+        Folder of degraded images, matched with the clean ones by name.
+    pairs : Path, optional
+        In place of both: one folder of pairs, laid out as for training (`tavit_flwr.data.pairs`, or
+        `tavit_flwr.data.dicom` where that is what the run trained on).
     options : mapping of str to object, optional
         Options of the degradation that replace the task's, such as ``{"sigma_255": 15.0}``.
     seed : int, optional
         Of the degradation; the run's, or 0 for imported weights.
+    synthetic : bool, default False
+        Degrade clean images although the run learnt the task from pairs.
     settings : Settings, optional
         How to restore.
     rounding : bool, default False
@@ -82,27 +90,22 @@ def evaluate(
         If weights, settings or folders cannot be used, or no case could.
     """
     console = console or Console(stderr=True)
-    check_methods(against)
+    check_methods(against, sigma_255)
     stored = describe(weights)
-    restorer = Restorer(parts_of(stored, task), stored.window, settings or Settings())
-    if seed is None:
-        seed = 0 if stored.config is None else int(stored.config["seed"])
-    operator = None if degraded else operator_of(stored, task, options or {})
-    if operator:
-        cases = degraded_cases(clean, operator.degrade, seed=seed, task=task)
-    else:
-        cases = given_cases(clean, degraded or clean)
-    if operator and operator.name == "noise" and sigma_255 is None:
-        sigma_255 = float(operator.options["sigma_255"])
+    restorer = Restorer(parts_of(stored, task), stored.window, settings or Settings(), partial(say, console))
+    found = find_cases(
+        stored, task, clean=clean, degraded=degraded, pairs=pairs, options=options, seed=seed, synthetic=synthetic
+    )
+    if found.operator and found.operator.name == "noise" and sigma_255 is None:
+        sigma_255 = float(found.operator.options["sigma_255"])
     result = Evaluation(
         {
-            "weights": str(stored.folder), "preset": stored.preset.name, "task": task, "clean": str(clean),
-            **_source(operator, degraded, seed), "rounding": rounding, **_described(restorer),
-            "against": {name: METHODS[name].settings for name in against},
+            "weights": str(stored.folder), "preset": stored.preset.name, "task": task, **found.about,
+            "rounding": rounding, "against": {name: METHODS[name].settings for name in against},
             "sigma_255": ("estimated" if sigma_255 is None else sigma_255) if against else None,
         }
     )  # fmt: skip
-    cases = cases[:limit]
+    cases = found.cases[:limit]
     with progress_bar(console) as progress:
         bar = progress.add_task("images", total=len(cases))
         for case in cases:
@@ -113,12 +116,11 @@ def evaluate(
                     _save_side_by_side(pictures / f"{_flat(case)}.png", images)
             except FAILURES as error:
                 result.failures[_flat(case)] = one_line(error)
-                console.print(
-                    f"failed: {_flat(case)}: {one_line(error)}", markup=False, highlight=False, soft_wrap=True
-                )
+                say(console, f"failed: {_flat(case)}: {one_line(error)}")
             progress.advance(bar)
     if not result.images:
-        raise DataError("at least one image that can be scored", "none", str(clean), "see the lines above")
+        raise DataError("at least one image that can be scored", "none", str(clean or pairs), "see the lines above")
+    result.about |= _described(restorer)
     return result
 
 
@@ -174,12 +176,6 @@ def _flat(case: Case) -> str:
     """A case's name as one file name."""
     name = case.name.replace("/", "__")
     return f"{name}-{case.variant}" if case.variant else name
-
-
-def _source(operator: Operator | None, degraded: Path | None, seed: int) -> dict[str, Any]:
-    if operator is None:
-        return {"degraded": str(degraded)}
-    return {"degradation": {"name": operator.name, "options": operator.options, "seed": seed}}
 
 
 def _described(restorer: Restorer) -> dict[str, Any]:

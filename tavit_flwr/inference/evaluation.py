@@ -9,9 +9,10 @@ from typing import Any
 from rich.table import Table
 from torch import Tensor
 
-from tavit_flwr.restoration import psnr_db, ssim
-from tavit_flwr.restoration.metrics import MOST_DB, Channel
+from tavit_flwr.restoration import capped_psnr_db, ssim
+from tavit_flwr.restoration.metrics import Channel
 
+_CHANNELS: tuple[Channel, ...] = ("rgb", "y")
 _SMALLEST_SSIM = 11
 
 
@@ -22,7 +23,7 @@ class Scores:
     Attributes
     ----------
     psnr_db, psnr_y_db : float
-        On RGB and on luma; equal images count as `MOST_DB`.
+        On RGB and on luma; equal images count as 100 dB.
     ssim, ssim_y : float or None
         The same; None for images with a side below 11 pixels, which means leave out.
     seconds : float
@@ -88,46 +89,36 @@ class Evaluation:
         }
 
     def tables(self) -> list[Table]:
-        """PSNR and SSIM of each image, and the means of each method."""
+        """PSNR and SSIM of each image, and their means, by each method."""
         return [self._per_image(), self._means()]
 
     def _per_image(self) -> Table:
-        methods = list(self.images[0].scores)
-        table = Table(title="PSNR dB / SSIM on RGB")
-        table.add_column("image", overflow="fold")
-        for method in methods:
-            table.add_column(method, justify="right")
+        table = _table("each image", "image", "method")
         for image in self.images:
             name = f"{image.image} {image.variant}".strip()
-            table.add_row(name, *(f"{_db(one.psnr_db)} / {_share(one.ssim)}" for one in image.scores.values()))
+            for method, one in image.scores.items():
+                table.add_row(name, method, *_cells(one))
+                name = ""
+        made = self.about.get("degradation")
+        table.caption = f"degraded by {made['name']} {made['options']}, seed {made['seed']}" if made else "given pairs"
         return table
 
     def _means(self) -> Table:
-        note = "rounded to 8 bits" if self.about.get("rounding") else "not rounded"
-        table = Table(title=f"means over images, {note}")
-        for column in ("variant", "method", "images", "PSNR", "SSIM", "PSNR Y", "SSIM Y", "s / image"):
-            table.add_column(column, justify="left" if column in ("variant", "method") else "right")
+        table = _table("means over images", "variant", "method", "images")
         for variant in self.variants:
             count = str(sum(image.variant == variant for image in self.images))
             for method, one in self.means(variant).items():
-                table.add_row(
-                    variant or "-", method, count, _db(one.psnr_db), _share(one.ssim), _db(one.psnr_y_db),
-                    _share(one.ssim_y), f"{one.seconds:.2f}",
-                )  # fmt: skip
+                table.add_row(variant or "-", method, count, *_cells(one))
+        table.caption = f"{'rounded to 8 bits' if self.about.get('rounding') else 'not rounded'}; s: seconds an image"
         return table
 
 
 def score(image_CHW: Tensor, clean_CHW: Tensor, *, rounding: bool, seconds: float) -> Scores:
-    """Score one image in [-1, 1]."""
+    """Score one image in [-1, 1]; `DataError` where it holds NaN."""
     large = min(clean_CHW.shape[1:]) >= _SMALLEST_SSIM
-
-    def db(channel: Channel) -> float:
-        return min(MOST_DB, psnr_db(image_CHW, clean_CHW, channel, rounding))
-
-    def similarity(channel: Channel) -> float | None:
-        return ssim(image_CHW, clean_CHW, channel, rounding) if large else None
-
-    return Scores(db("rgb"), similarity("rgb"), db("y"), similarity("y"), seconds)
+    rgb_db, y_db = (capped_psnr_db(image_CHW, clean_CHW, one, rounding) for one in _CHANNELS)
+    rgb, y = (ssim(image_CHW, clean_CHW, one, rounding) if large else None for one in _CHANNELS)
+    return Scores(rgb_db, rgb, y_db, y, seconds)
 
 
 def _mean(rows: Sequence[Scores]) -> Scores:
@@ -140,8 +131,19 @@ def _mean(rows: Sequence[Scores]) -> Scores:
     )
 
 
-def _db(value: float) -> str:
-    return f"{value:.2f}"
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="right" if column == "images" else "left", overflow="fold")
+    for column in ("PSNR", "SSIM", "PSNR Y", "SSIM Y", "s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _cells(one: Scores) -> tuple[str, ...]:
+    return (
+        f"{one.psnr_db:.2f}", _share(one.ssim), f"{one.psnr_y_db:.2f}", _share(one.ssim_y), f"{one.seconds:.2f}"
+    )  # fmt: skip
 
 
 def _share(value: float | None) -> str:

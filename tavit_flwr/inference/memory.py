@@ -1,4 +1,4 @@
-"""How much memory this process may still take."""
+"""How much memory this process may still take, and whether it asked for more."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 _GROUP = Path("/sys/fs/cgroup")
+_LACKS = ("out of memory", "can't allocate memory", "not enough memory")  # what torch says on CUDA, Linux, Windows
 _UNKNOWN = 4 * 2**30  # where the system does not say
 
 
@@ -17,6 +18,11 @@ def free_bytes(device: torch.device) -> int:
         return int(free)
     within = _container()
     return _machine() if within is None else min(_machine(), within)
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of a GPU or of this machine."""
+    return isinstance(error, MemoryError) or any(said in str(error).lower() for said in _LACKS)
 
 
 def _machine() -> int:

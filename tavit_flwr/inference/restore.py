@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -53,7 +54,7 @@ def restore(
     """
     console = console or Console(stderr=True)
     jobs = plan(inputs, output, overwrite=overwrite)
-    restorer = load_restorer(weights, task, settings)
+    restorer = load_restorer(weights, task, settings, partial(say, console))
     failures = 0
     with progress_bar(console) as progress:
         images, windows = progress.add_task("images", total=len(jobs)), progress.add_task("windows", total=None)
@@ -68,10 +69,9 @@ def restore(
             reason = _try_one(job, restorer, begin, advance)
             if reason:
                 failures += 1
-                console.print(f"failed: {job.source}: {reason}", markup=False, highlight=False, soft_wrap=True)
+                say(console, f"failed: {job.source}: {reason}")
             progress.advance(images)
-    done = f"restored {len(jobs) - failures} of {len(jobs)} images into {output}"
-    console.print(done, markup=False, highlight=False, soft_wrap=True)
+    say(console, f"restored {len(jobs) - failures} of {len(jobs)} images into {output}")
     return failures
 
 
@@ -109,6 +109,11 @@ def progress_bar(console: Console) -> Progress:
     """Make the bar that all commands show."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True)
+
+
+def say(console: Console, line: str) -> None:
+    """Print one line as it is, however long."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _try_one(job: Job, restorer: Restorer, begin: Callable[[int], None], advance: Callable[[int], None]) -> str:

@@ -1,6 +1,7 @@
 """The commands that need trained weights: exit status, and one line for what went wrong."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -87,6 +88,23 @@ def test_evaluate(tavit, weights, images, tmp_path):
         assert said in errors
     (images / "image1.png").write_text("no image")
     assert tavit(*words)[0] == 1
+
+
+def test_evaluate_on_pairs(tavit, weights, images, tmp_path):
+    shutil.copytree(images, tmp_path / "pairs" / "clean")
+    shutil.copytree(images, tmp_path / "pairs" / "degraded")
+    words = ("evaluate", "--weights", weights, "--task", "denoise", "--stride", 32)
+    status, output, _ = tavit(*words, "--pairs", tmp_path / "pairs")
+    assert status == 0
+    assert "given pairs" in output
+    for wrong, said in (
+        (("--pairs", tmp_path / "pairs", "--seed", 3), "no --seed beside pairs"),
+        (("--pairs", tmp_path / "absent"), "check --pairs"),
+        ((), "--clean"),
+    ):
+        status, _, errors = tavit(*words, *wrong)
+        assert status == 2
+        assert said in errors
 
 
 def test_import_and_export(tavit, weights, tmp_path):

@@ -2,7 +2,10 @@
 
 import io
 import json
+import math
+import shutil
 import sys
+import types
 import warnings
 
 import numpy as np
@@ -111,6 +114,89 @@ def test_given_pairs_are_matched_by_name_and_taken_as_they_are(tmp_path, clean, 
         call(clean, run_folder, degraded=degraded)
 
 
+@pytest.fixture
+def blurred_scenes(tmp_path):
+    """Pairs in scenes, as GoPro has them."""
+    rng = np.random.default_rng(0)
+    for scene in ("one", "two"):
+        sharp = rng.integers(40, 200, (24, 30, 3)).astype(np.uint8)
+        for side, pixels in (("blur", sharp + 3), ("sharp", sharp), ("blur_gamma", sharp + 50)):
+            (tmp_path / "pairs" / scene / side).mkdir(parents=True)
+            Image.fromarray(pixels).save(tmp_path / "pairs" / scene / side / "000001.png")
+    return tmp_path / "pairs"
+
+
+def test_one_folder_of_pairs_is_read_as_for_training(blurred_scenes, run_folder):
+    found = call(None, run_folder, pairs=blurred_scenes)
+    assert [image.image for image in found.images] == ["one/000001", "two/000001"]
+    assert found.means()["input"].psnr_db == pytest.approx(20 * np.log10(255 / 3), abs=1e-4)
+    assert found.about["pairs"] == str(blurred_scenes)
+
+
+@pytest.fixture
+def trained_on(run_folder, tmp_path):
+    """A copy of the run that says that it trained `denoise` on another source."""
+
+    def change(source, by_task):
+        shutil.copytree(run_folder, tmp_path / "other")
+        path = tmp_path / "other" / "checkpoints" / "round-000002" / "state.json"
+        state = json.loads(path.read_text())
+        state["config"]["data" if not by_task else "tasks"]["source" if not by_task else "denoise"] = (
+            source if not by_task else state["config"]["tasks"]["denoise"] | {"source": source}
+        )
+        path.write_text(json.dumps(state))
+        return tmp_path / "other"
+
+    return change
+
+
+@pytest.mark.parametrize("by_task", [True, False])
+@pytest.mark.parametrize("source", ["paired", "dicom"])
+def test_a_task_learnt_from_pairs_is_not_scored_on_a_degradation_unless_told(clean, trained_on, source, by_task):
+    weights = trained_on(source, by_task)
+    with pytest.raises(ConfigError, match=rf"--pairs.*source is '{source}'.*denoise.*--synthetic.*'noise'"):
+        call(clean, weights)
+    found = call(clean, weights, synthetic=True, limit=1)
+    assert found.about["degradation"]["name"] == "noise"
+
+
+def test_slices_are_scored_in_the_window_of_the_run(tmp_path, trained_on, write_slice):
+    pytest.importorskip("pydicom")
+    weights = trained_on("dicom", True)
+    for dose, values_hu in (("full_dose", 0.0), ("low_dose", 40.0)):
+        write_slice(tmp_path / "slices" / dose / "1.dcm", np.full((24, 30), values_hu))
+    found = call(None, weights, pairs=tmp_path / "slices")
+    assert found.means()["input"].psnr_db == pytest.approx(20, abs=1e-3)  # a tenth of 400 Hounsfield units
+
+
+def test_what_does_not_go_together_is_refused(tmp_path, clean, run_folder, blurred_scenes):
+    other = tmp_path / "other"
+    shutil.copytree(clean, other)
+    for given in ({}, {"degraded": other}, {"clean": clean, "pairs": blurred_scenes}):
+        with pytest.raises(ConfigError, match="--clean with --degraded, or --pairs"):
+            call(given.pop("clean", None), run_folder, **given)
+    with pytest.raises(ConfigError, match="two folders"):
+        call(clean, run_folder, degraded=clean.parent / "other" / ".." / clean.name)
+    for option, given in (
+        ("option", {"options": {"sigma_255": 5.0}}),
+        ("seed", {"seed": 0}),
+        ("synthetic", {"synthetic": True}),
+    ):
+        with pytest.raises(ConfigError, match=f"no --{option} beside pairs"):
+            call(clean, run_folder, degraded=other, **given)
+        with pytest.raises(ConfigError, match=f"no --{option} beside pairs"):
+            call(None, run_folder, pairs=blurred_scenes, **given)
+
+
+def test_a_missing_folder_is_told_with_its_option(tmp_path, clean, run_folder):
+    absent = tmp_path / "absent"
+    for option, folders in (
+        ("clean", (absent, {})), ("degraded", (clean, {"degraded": absent})), ("pairs", (None, {"pairs": absent})),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=f"received nothing.*absent; check --{option}$"):
+            call(folders[0], run_folder, **folders[1])
+
+
 def test_rounding_is_off_unless_asked_for(clean, run_folder):
     exact, rounded = (call(clean, run_folder, limit=1, rounding=on).means()["input"] for on in (False, True))
     assert exact.psnr_db != rounded.psnr_db
@@ -139,6 +225,44 @@ def test_the_noise_is_estimated_where_the_task_has_none(clean, run_folder, monke
     call(clean, run_folder, task="deblock", against=["tv"], limit=1, sigma_255=12.0)
     assert 0 < seen[0] < 0.1
     assert seen[1] == 12 / 255
+
+
+@pytest.mark.parametrize("sigma_255", [float("nan"), float("inf"), -1.0])
+def test_noise_that_cannot_be_is_refused(clean, run_folder, sigma_255):
+    with pytest.raises(ConfigError, match="--sigma-255"):
+        call(clean, run_folder, against=["tv"], sigma_255=sigma_255)
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")
+def test_an_estimate_that_is_no_number_fails_its_image(clean, run_folder):
+    """An image without any detail has none to estimate the noise from."""
+    Image.new("RGB", (48, 48)).save(clean / "image0.png")
+    found = call(clean, run_folder, task="deblock", against=["tv"], limit=4)
+    assert [image.image for image in found.images] == ["image1.png"] * 2
+    assert "finite standard deviation of the noise; received nan" in found.failures["image0.png-q10"]
+    with pytest.raises(DataError, match="finite standard deviation"):
+        denoise("tv", torch.rand(3, 8, 8), math.nan)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_without_noise_there_is_nothing_to_do(name):
+    image = torch.rand(3, 16, 16)
+    assert torch.equal(denoise(name, image, 0.0), image)
+
+
+def test_bm3d_is_called_with_colours_and_the_noise(monkeypatch):
+    def bm3d_rgb(image, sigma_psd):
+        assert image.shape == (5, 7, 3)
+        assert image.dtype == np.float64
+        calls.append(sigma_psd)
+        return image[::-1] + 0.25
+
+    calls = []
+    monkeypatch.setitem(sys.modules, "bm3d", types.SimpleNamespace(bm3d_rgb=bm3d_rgb))
+    image = torch.rand(3, 5, 7)
+    restored = denoise("bm3d", image, 30 / 255)
+    assert calls == [30 / 255]
+    torch.testing.assert_close(restored, (image.flip(1) + 0.25).clamp(0, 1))
 
 
 def test_an_estimate_is_near_the_truth():
@@ -179,14 +303,37 @@ def test_one_bad_image_costs_only_itself(clean, run_folder):
 
 def test_images_too_small_for_ssim_and_equal_images(tmp_path, run_folder, make_images):
     clean = make_images(tmp_path / "dots", count=1, side=6)
-    found = call(clean, run_folder, degraded=clean)
+    shutil.copytree(clean, tmp_path / "same")
+    found = call(clean, run_folder, degraded=tmp_path / "same")
     assert found.means()["input"].psnr_db == 100
     assert found.means()["input"].ssim is None
     json.dumps(found.to_dict(), allow_nan=False)
-    console = Console(file=io.StringIO(), width=200)
+    rows = [line.split("│")[1:-1] for line in shown(found).splitlines() if "input" in line]
+    assert [[cell.strip() for cell in row[-5:]] for row in rows] == [["100.00", "-", "100.00", "-", "0.00"]] * 2
+
+
+def shown(found):
+    console = Console(file=io.StringIO(), width=80)
     for table in found.tables():
         console.print(table)
-    assert "100.00 / -" in console.file.getvalue()
+    return console.file.getvalue()
+
+
+def test_tables_show_rgb_and_luma_of_each_image_and_where_it_comes_from(clean, run_folder):
+    found = call(clean, run_folder, task="deblock", limit=2)
+    text = shown(found)
+    for image in found.images:
+        for scores in image.scores.values():
+            for value in (
+                f"{scores.psnr_db:.2f}",
+                f"{scores.psnr_y_db:.2f}",
+                f"{scores.ssim:.4f}",
+                f"{scores.ssim_y:.4f}",
+            ):
+                assert value in text
+    assert "degraded by jpeg" in text
+    assert "seed 3" in " ".join(text.split())
+    assert text.count("PSNR Y") == text.count("SSIM Y") == 2
 
 
 def test_pictures_show_input_output_and_clean(tmp_path, clean, run_folder):
