@@ -11,8 +11,12 @@ from markupsafe import Markup, escape
 #: Classes ``c0`` .. of the style sheet; then they repeat, with the legend's order to tell them apart.
 COLOURS = 8
 
-_WIDTH, _HEIGHT = 640, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 26, 44
+#: Small, so that 12 pixels of text are about as many on a phone.
+_WIDTH, _HEIGHT = 440, 250
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 26, 44
+
+#: So many values of a line are read out; of longer ones the first, the last and the extremes.
+_SPOKEN = 8
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def lines(series: Sequence[Series], *, title: str, x_label: str, y_label: str, l
     series : sequence of Series
         Values must be finite; with `log`, above zero.
     title : str
-        Alternative text.
+        Begins the alternative text; the values follow.
     log : bool
         Logarithmic y axis.
     """
@@ -59,7 +63,7 @@ def lines(series: Sequence[Series], *, title: str, x_label: str, y_label: str, l
         wide, high = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
         return round(_LEFT + across * wide, 1), round(_HEIGHT - _BOTTOM - up * high, 1)
 
-    parts = [_open(title), _axes(x_ticks, y_ticks, x_label, y_label, log=log)]
+    parts = [_open(title, "; ".join(map(_spoken, shown))), _axes(x_ticks, y_ticks, x_label, y_label, log=log)]
     for number, one in enumerate(shown):
         placed = [place(x, y) for x, y in one.points]
         path = " ".join(f"{x},{y}" for x, y in placed)
@@ -74,8 +78,12 @@ def bars(rows: Sequence[tuple[str, Sequence[float]]], parts_names: Sequence[str]
     longest = max((sum(values) for _, values in rows), default=0)
     if longest <= 0:
         return Markup('<p class="none">Nothing yet.</p>')
-    left, high = 170, 26
-    parts = [_open(title, height=len(rows) * high + 8)]
+    left, high = 110, 26
+    spoken = [
+        f"{name}: " + ", ".join(f"{part} {_number(value)}" for part, value in zip(parts_names, values, strict=True))
+        for name, values in rows
+    ]
+    parts = [_open(f"{title}, {unit}", "; ".join(spoken), len(rows) * high + 8)]
     for number, (name, values) in enumerate(rows):
         top, x = number * high + 4, float(left)
         parts.append(f'<text class="end" x="{left - 8}" y="{top + 15}">{escape(name)}</text>')
@@ -96,9 +104,20 @@ def legend(names: Sequence[str]) -> str:
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
-def _open(title: str, height: int = _HEIGHT) -> str:
-    label = escape(title)
-    return f'<svg role="img" aria-label="{label}" viewBox="0 0 {_WIDTH} {height}"><title>{label}</title>'
+def _open(title: str, values: str, height: int = _HEIGHT) -> str:
+    return (
+        f'<svg role="img" aria-label="{escape(title)}. {escape(values)}" viewBox="0 0 {_WIDTH} {height}">'
+        f"<title>{escape(title)}</title>"
+    )
+
+
+def _spoken(one: Series) -> str:
+    """A line's values in words."""
+    points = list(one.points)
+    if len(points) > _SPOKEN:
+        low, high = (pick(points, key=lambda point: point[1]) for pick in (min, max))
+        points = list(dict.fromkeys(sorted((points[0], low, high, points[-1]))))
+    return f"{one.name}: " + ", ".join(f"{y:.4g} at {x:g}" for x, y in points)
 
 
 def _axes(x_ticks: Sequence[float], y_ticks: Sequence[float], x_label: str, y_label: str, *, log: bool) -> str:
