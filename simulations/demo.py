@@ -17,10 +17,10 @@ from rich.table import Table
 
 from simulations.flower import RunOutcome, local_flower
 from simulations.folders import own_folder
-from simulations.page import write_page
 from tavit_flwr.config import compose, override
 from tavit_flwr.errors import ConfigError, TavitError
 from tavit_flwr.server.check import check_experiment
+from tavit_flwr.server.page import stop_page
 
 _DECORATION = re.compile(r"\x1b\[[0-9;]*m|^(INFO|WARNING|ERROR)\s*:\s?")
 _OURS = re.compile(
@@ -67,20 +67,16 @@ def main(arguments: list[str] | None = None) -> int:
 
         outcome = flower.run(overrides, len(config.clients), on_line=show)
     pictures = gather_pictures(output / "state", output / "pictures")
-    if (output / "results.json").is_file():
-        write_page(output)
+    if not outcome.completed:
+        stop_page(output / "report.html", f"Flower says: {outcome.status}")  # a ServerApp that was killed could not
     return report(console, outcome, output, pictures)
 
 
 def gather_pictures(state: Path, target: Path) -> list[Path]:
-    """Copy the pictures that simulated clients left in their own folders, one a task, into one folder."""
+    """Copy the pictures that simulated clients left in their own folders, ``<task>-<number>.png``, into one folder."""
     target.mkdir(parents=True, exist_ok=True)
-    found = []
-    for source in sorted(state.glob("*/*/pictures/*.png")):
-        path = target / f"{source.stem.rpartition('-')[0]}.png"
-        shutil.copyfile(source, path)
-        found.append(path)
-    return sorted(set(found))
+    found = {source.name: source for source in sorted(state.glob("*/*/pictures/*.png"), reverse=True)}
+    return [shutil.copyfile(source, target / name) for name, source in sorted(found.items())]
 
 
 def report(console: Console, outcome: RunOutcome, output: Path, pictures: list[Path]) -> int:
@@ -103,7 +99,7 @@ def report(console: Console, outcome: RunOutcome, output: Path, pictures: list[P
         problems += sorted({problem for line in lines for problem in line.get("left_out", [])})
         console.print(
             f"results      {results_path}\npage         {output / 'report.html'}\n"
-            f"pictures     {output / 'pictures'} ({len(pictures)} tasks)\n"
+            f"pictures     {output / 'pictures'} ({len(pictures)} images)\n"
             f"checkpoints  {output / 'checkpoints'}",
             soft_wrap=True,
         )

@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+from tavit_flwr.client.pictures import pictures_here
 from tavit_flwr.config import TavitConfig, from_json
 from tavit_flwr.files import write_whole
 from tavit_flwr.server.page import read_pictures, render
@@ -36,7 +37,8 @@ def write_page(folder: Path, state: Path | None = None) -> Path:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     page = render(
         lines, results["config"], rounds=results["rounds"], rounds_planned=len(plan(config.schedule)), final=True,
-        pictures=read_pictures((state or folder / "state").glob("*/*/pictures/*.png")),
+        pictures=read_pictures(pictures_here(results["run_key"], state or folder / "state")),
+        participants=results["participants"], provenance=results["provenance"],
     )  # fmt: skip
     path = folder / "report.html"
     write_whole(path, lambda beside: beside.write_text(page))

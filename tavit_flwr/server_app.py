@@ -8,6 +8,7 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from tavit_flwr.client.pictures import pictures_here
 from tavit_flwr.config import TavitConfig, compose
 from tavit_flwr.errors import ConfigError
 from tavit_flwr.server.aggregation import Weights
@@ -38,7 +39,8 @@ def main(grid: Grid, context: Context) -> None:
     with claimed(output_dir, resume=config.resume):
         checkpoint = to_resume(output_dir, config) if config.resume else None
         arrays = Weights.from_flat(checkpoint.weights).to_arrays() if checkpoint else initial_arrays(config)
-        TAViT(config, output_dir, checkpoint).start(grid=grid, initial_arrays=arrays)
+        pictures = pictures_here if simulated(grid) else None
+        TAViT(config, output_dir, checkpoint, pictures).start(grid=grid, initial_arrays=arrays)
 
 
 def simulated(grid: Grid) -> bool:

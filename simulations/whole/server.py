@@ -6,6 +6,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from simulations.whole.strategy import WholeModels
+from tavit_flwr.client.pictures import pictures_here
 from tavit_flwr.config import compose
 from tavit_flwr.server.aggregation import Weights
 from tavit_flwr.server.check import check_experiment
@@ -26,4 +27,5 @@ def main(grid: Grid, context: Context) -> None:
     with claimed(folder, resume=config.resume):
         checkpoint = to_resume(folder, config) if config.resume else None
         arrays = Weights.from_flat(checkpoint.weights).to_arrays() if checkpoint else initial_arrays(config)
-        WholeModels(config, folder, checkpoint).start(grid=grid, initial_arrays=arrays)
+        pictures = pictures_here if simulated(grid) else None
+        WholeModels(config, folder, checkpoint, pictures).start(grid=grid, initial_arrays=arrays)

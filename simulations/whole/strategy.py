@@ -19,7 +19,7 @@ from tavit_flwr.errors import ConfigError, QuorumError
 from tavit_flwr.server.aggregation import Weights
 from tavit_flwr.server.checkpoint import Checkpoint
 from tavit_flwr.server.enrolment import Participant
-from tavit_flwr.server.record import RunRecord
+from tavit_flwr.server.record import FindPictures, RunRecord
 from tavit_flwr.server.replies import Reply
 from tavit_flwr.server.roster import Roster
 from tavit_flwr.server.rounds import Round
@@ -60,6 +60,8 @@ class WholeModels(Strategy):
         Gets metrics, results and checkpoints, as of a split run.
     resume_from : Checkpoint, optional
         Of a stopped run.
+    pictures : FindPictures, optional
+        Where they lie on this machine, to be put into the page.
 
     Raises
     ------
@@ -67,7 +69,13 @@ class WholeModels(Strategy):
         When the configuration means something that whole models do not have.
     """
 
-    def __init__(self, config: TavitConfig, output_dir: Path, resume_from: Checkpoint | None = None) -> None:
+    def __init__(
+        self,
+        config: TavitConfig,
+        output_dir: Path,
+        resume_from: Checkpoint | None = None,
+        pictures: FindPictures | None = None,
+    ) -> None:
         kinds = sorted({phase.kind for phase in config.schedule.phases})
         for holds, expected, received in (
             (config.federation.strategy != "tavit", "federation.strategy=fedavg or fedprox", "tavit"),
@@ -81,7 +89,7 @@ class WholeModels(Strategy):
         self.config = config
         self.plans = plan(config.schedule)
         self._averaging = {task: flowers_own(config) for task in config.tasks}
-        self._record = RunRecord(config, output_dir, resume_from)
+        self._record = RunRecord(config, output_dir, resume_from, pictures)
         self._participants: list[Participant] = []
         self._round = Round()
         self._weights: Weights
@@ -113,7 +121,7 @@ class WholeModels(Strategy):
             if (pending := self._record.pending(self.plans)) is not None:
                 self._score(pending, grid.send_and_receive(self._ask_for_scores(pending), timeout=timeout_s))
             result = super().start(grid, initial_arrays, rounds, timeout_s, train_config, evaluate_config, evaluate_fn)
-        self._record.finish()
+            self._record.finish()
         return result
 
     def configure_train(
@@ -180,11 +188,12 @@ class WholeModels(Strategy):
             config=to_json(self.config), run_key=self._record.state.run_key, address="", token="", certificate_pem=b"",
             carrier=MESSAGES, phase=phase, cycle=current.cycle, round=current.round, steps=current.steps,
             version=max(self._record.state.versions.values(), default=0), next_version=current.index,
-            pictures=self.config.evaluation.pictures and current.index == len(self.plans), progress=current.progress,
+            pictures=self.config.evaluation.pictures, progress=current.progress,
         )  # fmt: skip
 
     def _ask_for_scores(self, current: RoundPlan) -> list[Message]:
         self._round = Round(labels={task: labels_of(self.config, task) for task in self.config.tasks})
+        self._record.begin_round()
         order = self._order(current, "evaluate").to_record()
         messages = []
         for one in evaluators(self._participants):
@@ -212,10 +221,11 @@ class WholeModels(Strategy):
                 answers.append((one, message))
             elif one.node_id in asked:
                 reason = "no reply before the deadline" if message is None else message.error.reason
+                self._round.failed.add(one.client)
                 self._round.problems.append(f"node {one.node_id}, client {one.client}: {reason}")
                 logger.warning("left out: %s", self._round.problems[-1])
         return answers
 
     def _usable(self, answers: Sequence[tuple[Participant, Message]]) -> list[Reply]:
         numbers = [(one, message.content.metric_records[METRICS]) for one, message in answers]
-        return [Reply(one, {key: float(str(value)) for key, value in its.items()}, None) for one, its in numbers]
+        return [Reply(one, {key: float(str(value)) for key, value in its.items()}) for one, its in numbers]

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, Self
 
-import torch
-from PIL import Image
 from torch import Tensor
 
 from tavit_flwr.client.jobs import Result
+from tavit_flwr.client.pictures import MOST_PICTURES, picture_path, try_picture
 from tavit_flwr.client.store import PrivateStore
 from tavit_flwr.client.workshop import Workshop
 from tavit_flwr.data import held_out_pairs, labels_of
 from tavit_flwr.errors import DataError
 from tavit_flwr.models import AnyHead, Tail
 from tavit_flwr.payloads import Close, Features, Smashed, set_metric
-from tavit_flwr.restoration import psnr_db, restore_tiled, ssim
-from tavit_flwr.restoration.metrics import MOST_DB, Channel
+from tavit_flwr.restoration import capped_psnr_db, restore_tiled, ssim
 from tavit_flwr.split.client_side import head_forward, tail_restore
 from tavit_flwr.split.phases import set_moving
 from tavit_flwr.wire.carrier import AsksAhead, Carrier
 from tavit_flwr.wire.records import Order
-
-logger = logging.getLogger("flwr")
 
 
 class SplitRestorer:
@@ -66,7 +60,7 @@ class SplitRestorer:
 class Evaluation:
     """Scores this client's held-out images, each whole; see `Job`.
 
-    Leaves a picture of the first in this node's own folder, if the order asks for it.
+    Leaves pictures of the first ones in this node's own folder, if the order asks for them.
 
     Parameters
     ----------
@@ -124,8 +118,8 @@ class Evaluation:
                 restore_tiled(pair.degraded_CHW, ahead, crop, settings.stride, settings.batch_size)
                 carrier.settle()
             restored = restore_tiled(pair.degraded_CHW, restorer, crop, settings.stride, settings.batch_size)
-            if self._order.pictures and not self._rows:
-                _try_picture(self._picture(), [pair.degraded_CHW, restored, pair.clean_CHW])
+            if self._order.pictures and len(self._rows) < MOST_PICTURES:
+                self._leave_picture([pair.degraded_CHW, restored, pair.clean_CHW])
             self._rows.append(score(pair.degraded_CHW, restored, pair.clean_CHW))
             self._labels.append(pair.label)
             self._batches, self._windows = restorer.batches, restorer.windows
@@ -155,10 +149,10 @@ class Evaluation:
         }
         return Result(scores_by_set(self._rows, self._labels, known) | spent)
 
-    def _picture(self) -> Path:
+    def _leave_picture(self, images_CHW: Sequence[Tensor]) -> None:
         node = self._workshop.node
-        folder = PrivateStore(node.state_dir, self._order.run_key, node.client).folder
-        return folder / "pictures" / f"{node.task}-{node.client}.png"
+        store = PrivateStore(node.state_dir, self._order.run_key, node.client)
+        try_picture(picture_path(store, node.task, len(self._rows) + 1), images_CHW)
 
 
 class _Ahead:
@@ -192,34 +186,12 @@ def scores_by_set(rows: Sequence[Mapping[str, float]], labels: Sequence[str], kn
 
 
 def score(degraded_CHW: Tensor, restored_CHW: Tensor, clean_CHW: Tensor) -> dict[str, float]:
-    """Scores of one image under the names of `EVALUATE_METRICS`; PSNR is capped at `MOST_DB`, so that means exist."""
+    """Scores of one image under the names of `EVALUATE_METRICS`; PSNR is at most 100 dB, so that means exist."""
     return {
-        "psnr-db": _capped_db(restored_CHW, clean_CHW),
+        "psnr-db": capped_psnr_db(restored_CHW, clean_CHW),
         "ssim": ssim(restored_CHW, clean_CHW),
-        "input-psnr-db": _capped_db(degraded_CHW, clean_CHW),
+        "input-psnr-db": capped_psnr_db(degraded_CHW, clean_CHW),
         "input-ssim": ssim(degraded_CHW, clean_CHW),
-        "psnr-y-db": _capped_db(restored_CHW, clean_CHW, channel="y"),
+        "psnr-y-db": capped_psnr_db(restored_CHW, clean_CHW, channel="y"),
         "ssim-y": ssim(restored_CHW, clean_CHW, channel="y"),
     }
-
-
-def _capped_db(image_CHW: Tensor, clean_CHW: Tensor, channel: Channel = "rgb") -> float:
-    return min(MOST_DB, psnr_db(image_CHW, clean_CHW, channel=channel))
-
-
-def save_picture(path: Path, images_CHW: list[Tensor], gap_px: int = 4) -> None:
-    """Write images in [-1, 1] side by side with a white gap, as PNG: degraded, restored, clean."""
-    height = images_CHW[0].shape[1]
-    gap = torch.ones(3, height, gap_px)
-    columns = [column for image in images_CHW for column in (image, gap)][:-1]
-    pixels = ((torch.cat(columns, dim=2).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(path)
-
-
-def _try_picture(path: Path, images_CHW: list[Tensor]) -> None:
-    """Save a picture, or say why not: the scores must not be lost with it."""
-    try:
-        save_picture(path, images_CHW)
-    except OSError as error:
-        logger.warning("no picture at %s: %s; free space or set evaluation.pictures=false", path, error)

@@ -60,6 +60,8 @@ class RunState:
         The metric lines so far.
     totals : dict
         Steps and bytes so far.
+    provenance : dict
+        What made the run, as it was started; see `tavit_flwr.server.provenance`.
     """
 
     run_key: str
@@ -72,6 +74,7 @@ class RunState:
     held: dict[str, str] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     totals: dict[str, float] = field(default_factory=dict)
+    provenance: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -111,11 +114,9 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"room for the checkpoint of round {checkpoint.state.round}",
-            str(error),
-            str(folder),
+            f"room for the checkpoint of round {checkpoint.state.round}", str(error), str(folder),
             "free space and run again with resume=true: the checkpoint before is whole",
-        ) from error
+        ) from error  # fmt: skip
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return target

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -18,14 +18,19 @@ from tavit_flwr.files import write_whole
 from tavit_flwr.server.aggregation import Weights
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.checkpoint import Checkpoint, RunState, save, save_state, set_aside
+from tavit_flwr.server.cost import estimate
 from tavit_flwr.server.output_folder import claimed
-from tavit_flwr.server.page import render
+from tavit_flwr.server.page import Picture, read_pictures, render, stop_page
+from tavit_flwr.server.provenance import now, provenance
 from tavit_flwr.server.replies import Reply
 from tavit_flwr.server.report import Report
 from tavit_flwr.server.rounds import Round
 from tavit_flwr.server.schedule import RoundPlan, plan
 
 logger = logging.getLogger("flwr")
+
+#: Finds the pictures that clients of a run, named by its key, leave on this machine.
+FindPictures = Callable[[str], Sequence[Path]]
 
 
 class RunRecord:
@@ -41,6 +46,8 @@ class RunRecord:
         Gets everything.
     resume_from : Checkpoint, optional
         Whose state is continued.
+    pictures : FindPictures, optional
+        They are put into the page.
 
     Attributes
     ----------
@@ -52,7 +59,13 @@ class RunRecord:
         Rounds that were done before.
     """
 
-    def __init__(self, config: TavitConfig, output_dir: Path, resume_from: Checkpoint | None) -> None:
+    def __init__(
+        self,
+        config: TavitConfig,
+        output_dir: Path,
+        resume_from: Checkpoint | None,
+        pictures: FindPictures | None = None,
+    ) -> None:
         self._config = config
         self.state = resume_from.state if resume_from else RunState(uuid.uuid4().hex, 0, to_dict(config))
         self.resumed = resume_from is not None
@@ -61,6 +74,9 @@ class RunRecord:
         self._held = ExitStack()
         self._checkpoints = output_dir / "checkpoints"
         self._page = output_dir / "report.html"
+        self._find_pictures = pictures
+        self._pictures: list[Picture] = []
+        self._opened = False
         self._report = Report(output_dir, self.state.history, self.state.totals, tensorboard=config.tensorboard)
         self._clock = time.monotonic()
         self._round_began = 0.0
@@ -70,9 +86,23 @@ class RunRecord:
         self._clock = time.monotonic()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._report.close()
+        if error is not None and self._opened:
+            with suppress(OSError):
+                stop_page(self._page, f"{type(error).__name__}: {error}")
         self._held.close()
+
+    def summary(self, rounds: int) -> None:
+        """Log what is about to run, of so many rounds."""
+        config = self._config
+        schedule = ", ".join(f"{one.kind} {one.rounds}x{one.steps} steps" for one in config.schedule.phases)
+        logger.info("\t├── experiment '%s', preset '%s', seed %s", config.name, config.model.preset, config.seed)
+        logger.info("\t├── %s cycles of: %s", config.schedule.cycles, schedule)
+        for line in estimate(config).lines():
+            logger.info("\t├── %s", line)
+        logger.info("\t├── rounds: %s of %s already done", self.start, rounds)
+        logger.info("\t└── outputs: %s", self._folder)
 
     def open(self, grid: Grid) -> None:
         """Begin the files, when it is known that the run can begin; a new run sets earlier checkpoints aside."""
@@ -80,6 +110,13 @@ class RunRecord:
         if aside:
             logger.warning("checkpoints of an earlier run are now in %s", aside)
         self._report.open(_accepted(grid))
+        made, self._opened = provenance(grid), True
+        if self.state.provenance:
+            self.state.provenance["resumed"] = f"{now()}, run {made.get('run', 'of another grid')}"
+        else:
+            self.state.provenance.update(made)
+        self._look_for_pictures()
+        self._write_page(final=False)
 
     def pending(self, plans: Sequence[RoundPlan]) -> RoundPlan | None:
         """What to evaluate before the first round: the weights drawn, or what a stopped run had trained last."""
@@ -93,7 +130,7 @@ class RunRecord:
         return last if last and not last.ends_phase else None
 
     def begin_round(self) -> None:
-        """Note when a round's orders are written."""
+        """Note when the orders of a round or an evaluation are written."""
         self._round_began = time.monotonic()
 
     def trained(
@@ -117,24 +154,37 @@ class RunRecord:
 
         It is added to its round's checkpoint, but for one inside a phase, which a resumed run must not know of.
         """
-        psnr_db = self._report.evaluation(current, opened, usable)
+        psnr_db = self._report.evaluation(current, opened, usable, time.monotonic() - self._round_began)
         self.state.evaluated = True
         self._count_wall()
         if current.index and current.ends_phase:
             save_state(self._checkpoints, self.state)
+        self._look_for_pictures()
         self._write_page(final=False)
         return psnr_db
 
     def finish(self) -> None:
         """Write the results."""
         self._count_wall()
-        self._report.results(to_dict(self._config), self.state.round)
+        about = {name: getattr(self.state, name) for name in ("run_key", "participants", "provenance")}
+        self._report.results({"rounds": self.state.round, "config": to_dict(self._config), **about})
         self._write_page(final=True)
+
+    def _look_for_pictures(self) -> None:
+        """Read the pictures that are there; a run does not end for want of them."""
+        try:
+            if self._find_pictures is not None:
+                self._pictures = read_pictures(self._find_pictures(self.state.run_key))
+        except OSError as error:
+            logger.warning("no pictures on the page: %s", error)
 
     def _write_page(self, *, final: bool) -> None:
         """Write ``report.html`` anew; a run does not end for want of it."""
-        rounds, planned = self.state.round, len(plan(self._config.schedule))
-        page = render(self.state.history, to_dict(self._config), rounds=rounds, rounds_planned=planned, final=final)
+        state = self.state
+        page = render(
+            state.history, to_dict(self._config), rounds=state.round, rounds_planned=len(plan(self._config.schedule)),
+            final=final, pictures=self._pictures, participants=state.participants, provenance=state.provenance,
+        )  # fmt: skip
         try:
             write_whole(self._page, lambda beside: beside.write_text(page))
         except OSError as error:

@@ -13,6 +13,7 @@ from tavit_flwr.files import remove_unfinished, write_json
 from tavit_flwr.payloads import set_metric
 from tavit_flwr.server.output_folder import written
 from tavit_flwr.server.replies import Reply
+from tavit_flwr.server.results import results, table
 from tavit_flwr.server.rounds import Round
 from tavit_flwr.server.scalars import Scalars
 from tavit_flwr.server.schedule import RoundPlan
@@ -21,7 +22,6 @@ from tavit_flwr.server.sessions import Session
 logger = logging.getLogger("flwr")
 
 _SCORES = ("psnr-db", "ssim", "input-psnr-db", "input-ssim", "psnr-y-db", "ssim-y")
-_SECONDS = frozenset({"wall_s", "first_step_time"})
 _LOSSES_AND_TIMES = ("loss-first", "loss-last", "loss-mean", "compute-s", "wait-s")
 
 
@@ -94,19 +94,20 @@ class Report:
         self.count({"step_bytes_up": frames_up, "step_bytes_down": frames_down})
         self._note_first_step(opened)
         session_s = _sessions_s(opened, usable)
+        failed = {session.client for _, session in opened.sessions.values()} - {
+            reply.participant.client for reply in usable
+        }
         for task, replies in _by_task(usable).items():
             line = {
                 "event": "train", "round": plan.index, "cycle": plan.half_cycle, "phase": plan.phase,
                 "task": task, "clients": [reply.participant.client for reply in replies],
                 "round_bytes_up": up, "round_bytes_down": down, "round_wall_s": round(wall_s, 3),
                 "round_session_s": round(session_s, 3), "left_out": opened.problems,
+                "failed": sorted(failed | opened.failed),
             }  # fmt: skip
             for key in _LOSSES_AND_TIMES:
                 line[key.replace("-", "_")] = sum(reply.metrics[key] for reply in replies) / len(replies)
-            own = [session for session, _ in _sessions(opened, replies)]
-            line["server_s"] = sum(session.exchange.answering_s for session in own) / len(replies)
-            line["body_s"] = sum(session.body_s for session in own) / len(replies)
-            self._add(line)
+            self._add(line | _server_s(opened, replies))
             fresh = [reply.participant.client for reply in replies if reply.metrics["fresh-moments"]]
             if fresh:
                 logger.warning("lost their private store and started with fresh moments: %s", ", ".join(fresh))
@@ -124,7 +125,9 @@ class Report:
             logger.info("\tthe first step began %.1f s after the run", began - self._started)
             self._started = 0.0
 
-    def evaluation(self, plan: RoundPlan, opened: Round, usable: Sequence[Reply]) -> dict[str, float]:
+    def evaluation(
+        self, plan: RoundPlan, opened: Round, usable: Sequence[Reply], wall_s: float = 0.0
+    ) -> dict[str, float]:
         """Report an evaluation: a line per task with means over its images.
 
         Returns
@@ -138,9 +141,12 @@ class Report:
         for task, replies in _by_task(usable).items():
             line: dict[str, Any] = {
                 "event": "evaluate", "round": plan.index, "cycle": plan.half_cycle, "phase": plan.phase,
-                "task": task, "images": _images(replies, ""), "left_out": opened.problems,
+                "task": task, "clients": [reply.participant.client for reply in replies],
+                "images": _images(replies, ""), "left_out": opened.problems, "evaluation_bytes_up": up,
+                "evaluation_bytes_down": down, "evaluation_wall_s": round(wall_s, 3),
+                "client_s": sum(reply.metrics["wall-s"] for reply in replies) / len(replies),
             }  # fmt: skip
-            line |= _means(replies, "")
+            line |= _server_s(opened, replies) | _means(replies, "")
             line["sets"] = {
                 label: {"images": _images(replies, label), **_means(replies, label)}
                 for label in opened.labels.get(task, ())
@@ -156,31 +162,14 @@ class Report:
                 logger.info("\t  %-8s PSNR %.2f dB (input %.2f)", label, scores["psnr_db"], scores["input_psnr_db"])
         return psnr_db
 
-    def results(self, config: dict[str, Any], rounds: int) -> Path:
-        """Write ``results.json``; the last evaluation of each task is its result, the first its beginning."""
-        tasks: dict[str, dict[str, Any]] = {}
-        for line in self.history:
-            if line["event"] != "evaluate":
-                continue
-            before = tasks.get(line["task"], {}).get("before", {"psnr_db": line["psnr_db"], "ssim": line["ssim"]})
-            scores = {key.replace("-", "_"): line[key.replace("-", "_")] for key in _SCORES}
-            tasks[line["task"]] = {
-                **scores, "images": line["images"], "sets": line.get("sets", {}), "round": line["round"],
-                "before": before,
-            }  # fmt: skip
-        last = max((row["round"] for row in tasks.values()), default=0)
-        for task, row in tasks.items():
-            row["stale"] = row["round"] < last
-            if row["stale"]:
-                logger.warning(
-                    "%s: nobody scored it after round %s; its scores are of round %s", task, last, row["round"]
-                )
-        totals = {name: value if name in _SECONDS else int(value) for name, value in self._totals.items()}
+    def results(self, about: Mapping[str, Any]) -> Path:
+        """Write ``results.json``: what was reached, and what is known about the run besides."""
         path = self._folder / "results.json"
+        reached = results(self.history, self._totals)
         with written(self._folder):
-            write_json(path, {"tasks": tasks, **totals, "rounds": rounds, "config": config})
+            write_json(path, {**reached, **about})
         logger.info("held-out images, PSNR:\n%s", table(self.history))
-        each = [totals.get(f"step_bytes_{way}", 0) / max(1, totals.get("steps", 0)) for way in ("up", "down")]
+        each = [reached.get(f"step_bytes_{way}", 0) / max(1, reached.get("steps", 0)) for way in ("up", "down")]
         if any(each):
             logger.info("each client-step: %.3f MiB up, %.3f MiB down", *(size / 2**20 for size in each))
         logger.info("results: %s", path)
@@ -195,21 +184,6 @@ class Report:
                 self._scalars.add(line)
 
 
-def table(history: Sequence[dict[str, Any]]) -> str:
-    """PSNR of each task's held-out photographs: input, before training, after it."""
-    rows = [f"{'task':<12}{'images':>7}{'input dB':>10}{'before':>9}{'after':>9}{'gain over input':>17}"]
-    lines = [line for line in history if line["event"] == "evaluate"]
-    for task in dict.fromkeys(line["task"] for line in lines):
-        own = [line for line in lines if line["task"] == task]
-        first, last = own[0], own[-1]
-        gain = last["psnr_db"] - last["input_psnr_db"]
-        rows.append(
-            f"{task:<12}{last['images']:>7}{last['input_psnr_db']:>10.2f}{first['psnr_db']:>9.2f}"
-            f"{last['psnr_db']:>9.2f}{gain:>+14.2f} dB"
-        )
-    return "\n".join(rows)
-
-
 def _sessions_s(opened: Round, usable: Sequence[Reply]) -> float:
     """Seconds from the first session's start to the last one's end: clients need not be at work at the same time."""
     ended = [(session.answered, reply.metrics["wall-s"]) for session, reply in _sessions(opened, usable)]
@@ -220,6 +194,15 @@ def _sessions(opened: Round, replies: Sequence[Reply]) -> list[tuple[Session, Re
     """Replies with their sessions; whole models are trained without any."""
     nodes = [(reply.participant.node_id, reply) for reply in replies]
     return [(opened.sessions[node][1], reply) for node, reply in nodes if node in opened.sessions]
+
+
+def _server_s(opened: Round, replies: Sequence[Reply]) -> dict[str, float]:
+    """Seconds that the server took to answer these clients, and its body to compute; means over them."""
+    own = [session for session, _ in _sessions(opened, replies)]
+    return {
+        "server_s": sum(session.exchange.answering_s for session in own) / len(replies),
+        "body_s": sum(session.body_s for session in own) / len(replies),
+    }
 
 
 def _metric(name: str, label: str) -> str:

@@ -38,6 +38,8 @@ class Round:
         Weights that travelled in messages; sessions count their own frames.
     problems : list of str
         Who was left out and why.
+    failed : set of str
+        Clients of whole models that gave no usable reply; of sessions the replies tell.
     messages : list of Message
         The orders that were sent.
     asked : dict
@@ -61,6 +63,7 @@ class Round:
     bytes_up: int = 0
     bytes_down: int = 0
     problems: list[str] = field(default_factory=list)
+    failed: set[str] = field(default_factory=set)
     messages: list[Message] = field(default_factory=list)
     asked: dict[str, int] = field(default_factory=dict)
     followed: dict[str, int] = field(default_factory=dict)
@@ -179,9 +182,7 @@ class RoundOpener:
             messages.append(_message(opened, one, session, order, MessageType.TRAIN))
         return opened, messages
 
-    def evaluate(
-        self, plan: RoundPlan, chosen: Sequence[Participant], weights: Weights, *, pictures: bool
-    ) -> tuple[Round, list[Message]]:
+    def evaluate(self, plan: RoundPlan, chosen: Sequence[Participant], weights: Weights) -> tuple[Round, list[Message]]:
         """Open one evaluation session for each of these clients."""
         labels = {task: labels_of(self.config, task) for task in self.config.tasks}
         opened = Round(labels=labels, supply=Supply(weights, self.state.held))
@@ -191,7 +192,7 @@ class RoundOpener:
         for one in chosen:
             host = self.hosts[one.enrolment.body]
             session = Session(one.client, one.task, host, EVALUATE, 0, carrier=one.enrolment.carrier)
-            order = self._order(opened, one, session, plan, 0, pictures=pictures)
+            order = self._order(opened, one, session, plan, 0, pictures=self.config.evaluation.pictures)
             messages.append(_message(opened, one, session, order, MessageType.EVALUATE))
         return opened, messages
 

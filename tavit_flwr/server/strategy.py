@@ -17,10 +17,9 @@ from tavit_flwr.server.aggregation import Averages, Weights, check_state
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.check import refuse_records
 from tavit_flwr.server.checkpoint import Checkpoint
-from tavit_flwr.server.cost import estimate
 from tavit_flwr.server.enrolment import Participant
 from tavit_flwr.server.initial import build_hosts, load_weights, step_shape
-from tavit_flwr.server.record import RunRecord
+from tavit_flwr.server.record import FindPictures, RunRecord
 from tavit_flwr.server.replies import FROZEN, MOVED, SCORES, Reply, ReplyKind, check_quorum, sort_replies
 from tavit_flwr.server.roster import Roster, check_returned
 from tavit_flwr.server.rounds import Round, RoundOpener
@@ -47,6 +46,8 @@ class TAViT(Strategy):
         Gets metric lines, results and checkpoints; absolute, because a ServerApp does not run where it was started.
     resume_from : Checkpoint, optional
         Continue after this checkpoint's round; pass its weights as `initial_arrays`.
+    pictures : FindPictures, optional
+        Where simulated clients' pictures lie on this machine, to be put into the page.
 
     Raises
     ------
@@ -54,14 +55,19 @@ class TAViT(Strategy):
         When the output folder is not absolute.
     """
 
-    def __init__(self, config: TavitConfig, output_dir: Path, resume_from: Checkpoint | None = None) -> None:
+    def __init__(
+        self,
+        config: TavitConfig,
+        output_dir: Path,
+        resume_from: Checkpoint | None = None,
+        pictures: FindPictures | None = None,
+    ) -> None:
         if not output_dir.is_absolute():
             raise ConfigError("an absolute folder", repr(str(output_dir)), "configuration key 'output_dir'")
         self.config = config
         self.plans = plan(config.schedule)
-        self._record = RunRecord(config, output_dir, resume_from)
+        self._record = RunRecord(config, output_dir, resume_from, pictures)
         self.state = self._record.state
-        self._output_dir = output_dir
         self._hosts = build_hosts(config, resume_from.moments if resume_from else {})
         self._participants: list[Participant] = []
         self._cohort = 0
@@ -73,15 +79,7 @@ class TAViT(Strategy):
 
     def summary(self) -> None:
         """Log what is about to run."""
-        schedule = ", ".join(f"{one.kind} {one.rounds}x{one.steps} steps" for one in self.config.schedule.phases)
-        logger.info(
-            "\t├── experiment '%s', preset '%s', seed %s", self.config.name, self.config.model.preset, self.config.seed
-        )
-        logger.info("\t├── %s cycles of: %s", self.config.schedule.cycles, schedule)
-        for line in estimate(self.config).lines():
-            logger.info("\t├── %s", line)
-        logger.info("\t├── rounds: %s of %s already done", self._record.start, len(self.plans))
-        logger.info("\t└── outputs: %s", self._output_dir)
+        self._record.summary(len(self.plans))
 
     def start(
         self,
@@ -137,7 +135,7 @@ class TAViT(Strategy):
                 patient, initial_arrays, rounds, timeout_s, train_config, evaluate_config, evaluate_fn
             )
             self._evaluate_now(self._record.unfinished(self.plans))
-        self._record.finish()
+            self._record.finish()
         return result
 
     def configure_train(
@@ -193,6 +191,7 @@ class TAViT(Strategy):
         """After every phase, ask clients to restore their held-out images."""
         current = self._plan(server_round)
         self._round = Round()
+        self._record.begin_round()
         return self._ask_for_scores(current, evaluators(self._participants)) if current.ends_phase else []
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -225,11 +224,11 @@ class TAViT(Strategy):
     def _evaluate_now(self, current: RoundPlan | None) -> None:
         """Evaluate outside of Flower's loop."""
         if current:
+            self._record.begin_round()
             self._score(current, self._evaluate(self._ask_for_scores(current, evaluators(self._participants))))
 
     def _ask_for_scores(self, current: RoundPlan, chosen: Sequence[Participant]) -> list[Message]:
-        pictures = self.config.evaluation.pictures and current.index == len(self.plans)
-        self._round, messages = self._opener.evaluate(current, chosen, self._weights, pictures=pictures)
+        self._round, messages = self._opener.evaluate(current, chosen, self._weights)
         return messages
 
     def _score(self, current: RoundPlan, replies: Iterable[Message]) -> MetricRecord | None:

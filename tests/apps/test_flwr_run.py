@@ -57,7 +57,11 @@ def test_every_client_takes_part_and_results_are_written(runs):
 
 def test_pictures_stay_with_the_clients_and_a_finished_runs_moments_go(runs):
     home, _ = runs
-    assert {path.name for path in gather_pictures(home / "state", home / "pictures")} == {"denoise.png", "deblock.png"}
+    names = {f"{task}-{number}.png" for task in ("denoise", "deblock") for number in (1, 2)}
+    assert {path.name for path in gather_pictures(home / "state", home / "pictures")} == names
+    page = (home / "together" / "report.html").read_text()
+    assert page.count('class="compare"') == 4
+    assert "overrides" in page
     assert list((home / "state").rglob("moments-*")) == []
     assert (home / "together" / "checkpoints" / "round-000002" / "state.json").is_file()
 

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tavit_flwr.client.evaluation import SplitRestorer, save_picture, score
+from tavit_flwr.client.evaluation import SplitRestorer, score
+from tavit_flwr.client.pictures import save_picture
 from tavit_flwr.client.session import ClientSession
 from tavit_flwr.errors import ModelError, ProtocolError
 from tavit_flwr.payloads import EVALUATE_METRICS, Acknowledged, Features, GradSmashed

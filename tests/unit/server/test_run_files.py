@@ -25,7 +25,8 @@ from tavit_flwr.server.checkpoint import (
 )
 from tavit_flwr.server.enrolment import Participant
 from tavit_flwr.server.replies import Reply
-from tavit_flwr.server.report import Report, table
+from tavit_flwr.server.report import Report
+from tavit_flwr.server.results import table
 from tavit_flwr.server.rounds import Round
 from tavit_flwr.server.schedule import RoundPlan, plan
 from tavit_flwr.wire.records import Enrolment
@@ -250,7 +251,7 @@ def scores(client, task, psnr, images=2.0):
     metrics = dict.fromkeys(EVALUATE_METRICS, 1.0) | {
         "psnr-db": psnr, "ssim": psnr / 100, "input-psnr-db": 20.0, "input-ssim": 0.5, "images": images,
     }  # fmt: skip
-    return Reply(Participant(1, Enrolment(client, task, "natural")), metrics, None)
+    return Reply(Participant(1, Enrolment(client, task, "natural")), metrics)
 
 
 def place(index):
@@ -264,7 +265,7 @@ def test_the_results_are_the_last_scores_with_the_first_beside_them(tmp_path, ca
     # Clients of one task are averaged over images.
     after = report.evaluation(place(1), Round(), [scores("a", "denoise", 28.0, 3.0), scores("c", "denoise", 32.0, 1.0)])
     assert after == {"denoise": pytest.approx(29.0)}
-    results = json.loads(report.results({"seed": 1}, 1).read_text())
+    results = json.loads(report.results({"config": {"seed": 1}, "rounds": 1}).read_text())
     assert results["rounds"] == 1
     assert results["steps"] == 5
     assert results["wall_s"] == 1.5
@@ -325,7 +326,7 @@ def test_earlier_results_stay_until_a_run_begins_and_are_never_its_own(tmp_path)
 
 def test_what_a_killed_run_did_not_finish_goes_and_what_is_not_ours_stays(tmp_path, killed):
     report = opened_report(tmp_path, [])
-    child = killed(lambda: report.results({}, 0))
+    child = killed(lambda: report.results({}))
     others = tmp_path / f".notes.{child}.tmp"
     others.touch()
     assert len(list(tmp_path.glob(".results.json.*.tmp"))) == 1
@@ -340,7 +341,7 @@ def test_an_output_folder_that_cannot_be_written_is_told(tmp_path, monkeypatch):
     report = opened_report(tmp_path / "out", [])
     monkeypatch.setattr("tavit_flwr.server.report.write_json", full)
     with pytest.raises(ConfigError, match=r"No space.*output_dir"):
-        report.results({}, 0)
+        report.results({})
 
 
 def test_files_are_whole_or_absent(tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ def report(tmp_path, caplog):
 
 
 def results_of(report, tmp_path):
-    report.results({}, 2)
+    report.results({})
     return json.loads((tmp_path / "results.json").read_text())
 
 

@@ -50,12 +50,16 @@ def test_anything_wrong_is_a_failure(verdict, change, said):
     assert said in text
 
 
-def test_pictures_are_gathered_one_a_task(tmp_path):
+def test_pictures_are_gathered_each_image_once(tmp_path):
     for client in ("p0001", "p0002"):
         folder = tmp_path / "state" / "run" / client / "pictures"
         folder.mkdir(parents=True)
-        (folder / f"deblock-{client}.png").write_bytes(b"x")
-    assert [path.name for path in gather_pictures(tmp_path / "state", tmp_path / "out")] == ["deblock.png"]
+        for number in (1, 2):
+            (folder / f"deblock-{number}.png").write_bytes(client.encode())
+    gathered = gather_pictures(tmp_path / "state", tmp_path / "out")
+    assert [(path.name, path.read_text()) for path in gathered] == [
+        ("deblock-1.png", "p0001"), ("deblock-2.png", "p0001"),
+    ]  # fmt: skip
 
 
 def test_the_federation_lets_all_clients_run_at_once():
