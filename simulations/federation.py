@@ -18,8 +18,8 @@ from rich.table import Table
 from simulations.deployment import Node, federation
 from simulations.flower import RunOutcome
 from simulations.folders import own_folder
-from simulations.jobs import problems_of
 from simulations.node_images import deal_images
+from simulations.verdict import problems_of
 from tavit_flwr.config import compose, override
 
 _DECORATION = re.compile(r"\x1b\[[0-9;]*m|^(INFO|WARNING|ERROR)\s*:\s?")

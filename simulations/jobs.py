@@ -1,4 +1,4 @@
-"""One job: a real ``flwr run`` in a folder of its own, what it was made of, and a verdict that trusts no exit code."""
+"""One job: a real ``flwr run`` in a folder of its own, what it was made of, and what became of it."""
 
 from __future__ import annotations
 
@@ -19,21 +19,27 @@ from pathlib import Path
 from typing import Any
 
 from simulations.flower import ROOT, RunOutcome, local_flower
-from simulations.page import write_page
+from simulations.verdict import ended, gain_db, problems_of, shortcomings
 from tavit_flwr.config import TavitConfig, compose, override, to_dict
 from tavit_flwr.errors import ConfigError, TavitError
 from tavit_flwr.files import write_json
+from tavit_flwr.server.check import check_experiment
+from tavit_flwr.server.page import stop_page
+from tavit_flwr.server.provenance import COMMIT, commit_of
 
 #: Keys that do not change what a job computes.
-_INCIDENTAL = ("output_dir", "resume", "keep_checkpoints", "tensorboard")
+INCIDENTAL = ("output_dir", "resume", "keep_checkpoints", "tensorboard")
 
 #: The app of the experiments that do not split the model.
 WHOLE = ROOT / "simulations" / "whole"
 
-#: As many simulated clients run at once by default, at most.
+#: As many simulated clients run at once, at most, unless the experiment's cohort needs all.
 AT_ONCE = 8
 
 FINISHED, FAILED, RUNNING = "finished", "failed", "running"
+
+#: One for jobs, one for the ServerApps that they start.
+_LOCKS = (".job-lock", ".lock")
 
 
 @dataclass
@@ -97,34 +103,50 @@ class Job:
                 self.record = before | {"sweep": sweep, "already": True}
                 self._keep()
                 return self.record
+            earlier = self._set_aside()
             self.record = {
                 "sweep": sweep, "status": RUNNING, "problems": [], "overrides": self.words,
-                "folder": str(self.folder), "started": time.time(), **provenance(),
+                "folder": str(self.folder), "started": time.time(), **earlier, **provenance(),
             }  # fmt: skip
             self._keep()
             self._judge(timeout_s)
             self._keep()
         return self.record
 
+    def _set_aside(self) -> dict[str, str]:
+        """Make room where a run went to its end and was no good: resumed, it would be the same run again."""
+        problems = shortcomings(self.folder, len(self.config.clients)) if ended(self.folder) else []
+        if not problems:
+            return {}
+        aside = self.folder / f"attempt-{1 + len(list(self.folder.glob('attempt-*')))}"
+        aside.mkdir()
+        for path in sorted(self.folder.iterdir()):
+            if path.name not in _LOCKS and not path.name.startswith("attempt-"):
+                path.rename(aside / path.name)
+        print(f"begins anew, because an earlier run ended with: {problems[0]}; what it left is in {aside}", flush=True)
+        return {"set_aside": str(aside)}
+
     def _judge(self, timeout_s: float) -> None:
         started = time.monotonic()
         try:
+            check_experiment(self.config, simulated=True)
             outcome = self._flower_run(timeout_s)
             problems = problems_of(self.folder, outcome, len(self.config.clients))
-        except (TavitError, OSError, subprocess.SubprocessError) as error:
+        except (TavitError, OSError, ValueError, subprocess.SubprocessError) as error:
             problems = [str(error)]
         self.record["status"] = FAILED if problems else FINISHED
         self.record |= {"problems": problems, "seconds": round(time.monotonic() - started, 2)}
         if not problems:
             self.record["psnr_gain_db"] = gain_db(self.folder)
-            write_page(self.folder)
             shutil.rmtree(self.folder / "flwr", ignore_errors=True)
+        elif not ended(self.folder):
+            stop_page(self.folder / "report.html", problems[0])  # a ServerApp that was killed could not
 
     def _flower_run(self, timeout_s: float) -> RunOutcome:
         resume = (self.folder / "checkpoints").is_dir() and any((self.folder / "checkpoints").glob("round-*"))
         words = [*self.words, override("output_dir", self.folder), *(["resume=true"] if resume else [])]
-        at_once = min(len(self.config.clients), AT_ONCE)
-        environment = {"TAVIT_STATE_DIR": str(self.folder / "state")}
+        at_once = None if self.config.federation.cohort == "all" else AT_ONCE
+        environment = {"TAVIT_STATE_DIR": str(self.folder / "state"), COMMIT: self.record["commit"]}
         if whole := self.config.federation.strategy != "tavit":  # that app imports this package and `simulations`
             environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         with (
@@ -132,8 +154,8 @@ class Job:
             local_flower(self.folder / "flwr", environment) as flower,
         ):
             return flower.run(
-                shlex.join(words), at_once, app=WHOLE if whole else ROOT, timeout_s=timeout_s,
-                on_line=lambda line: print(line, file=log, flush=True),
+                shlex.join(words), len(self.config.clients), at_once=at_once, app=WHOLE if whole else ROOT,
+                timeout_s=timeout_s, on_line=lambda line: print(line, file=log, flush=True),
             )  # fmt: skip
 
     def _keep(self) -> None:
@@ -142,7 +164,7 @@ class Job:
 
 def fingerprint(config: TavitConfig) -> str:
     """Hexadecimal digest of everything in a configuration that changes what is computed."""
-    values = {key: value for key, value in to_dict(config).items() if key not in _INCIDENTAL}
+    values = {key: value for key, value in to_dict(config).items() if key not in INCIDENTAL}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -152,34 +174,6 @@ def read_record(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def problems_of(folder: Path, outcome: RunOutcome, clients: int) -> list[str]:
-    """What went wrong in a run, from its results and metric lines: an exit code may hide clients that were left out.
-
-    Parameters
-    ----------
-    folder : Path
-        The run's.
-    outcome : RunOutcome
-        What Flower says.
-    clients : int
-        That many ought to have taken part.
-    """
-    problems = [] if outcome.completed else [f"Flower says: {outcome.status}{_last_error(outcome.log)}"]
-    if not (folder / "results.json").is_file():
-        return problems or [f"no results were written; see {folder / 'flwr.log'}"]
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    took_part = {client for line in lines if line["event"] == "train" for client in line["clients"]}
-    if len(took_part) < clients:
-        problems.append(f"{len(took_part)} of {clients} clients took part in training")
-    return problems + sorted({problem for line in lines for problem in line.get("left_out", [])})
-
-
-def gain_db(folder: Path) -> float:
-    """Mean over tasks of the last PSNR above the input's, dB: a sweep's objective."""
-    tasks = json.loads((folder / "results.json").read_text())["tasks"].values()
-    return float(sum(row["psnr_db"] - row["input_psnr_db"] for row in tasks) / len(tasks))
-
-
 def provenance() -> dict[str, Any]:
     """Versions, commit and machine."""
     packages = ("flwr", "torch", "ray", "numpy", "hydra-core")
@@ -187,25 +181,14 @@ def provenance() -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "python": platform.python_version(),
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
-        "commit": _git("rev-parse", "HEAD"),
-        "changed_files": len(_git("status", "--porcelain").splitlines()),
+        "commit": commit_of(ROOT),
     }
-
-
-def _git(*words: str) -> str:
-    answer = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=30, check=False)
-    return answer.stdout.strip()
-
-
-def _last_error(log: str) -> str:
-    lines = [line.strip() for line in log.splitlines() if "Error" in line]
-    return f": {lines[-1]}" if lines else ""
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[bool]:
     """Whether this process alone holds the folder; the lock ends with the process, however it ends."""
-    with (folder / ".lock").open("w") as handle:
+    with (folder / _LOCKS[0]).open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -11,8 +11,10 @@ import math
 import os
 import signal
 import sys
+import traceback
 import uuid
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -25,7 +27,7 @@ from rich.table import Table
 from simulations.flower import ROOT
 from simulations.jobs import FAILED, FINISHED, Job
 from tavit_flwr.config import TavitConfig, conf_dir
-from tavit_flwr.errors import ConfigError
+from tavit_flwr.errors import TavitError
 from tavit_flwr.files import write_json
 
 #: Names the sweep in every job's record; set once, inherited by launchers' processes.
@@ -51,8 +53,11 @@ def main() -> int:
     flags = [word for word in sys.argv[1:] if word.startswith("-") or "=" not in word]
     sys.argv[1:] = [*flags, *ours, *(word for word in sys.argv[1:] if word not in flags)]  # flags may stand anywhere
     ConfigStore.instance().store(name="schema", node=TavitConfig)
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(one_job)()
-    return report(Console(), records)
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(one_job)()
+    finally:  # a sweeper or launcher that gave up, or a signal: those that ran are told all the same
+        status = report(Console(), records)
+    return status
 
 
 def one_job(_: DictConfig) -> float:
@@ -61,40 +66,43 @@ def one_job(_: DictConfig) -> float:
     Returns
     -------
     float
-        Mean gain over the input in dB, for sweepers that optimise; NaN where the job failed.
+        Mean gain over the input in dB, for sweepers that maximise; minus infinity where the job failed, as sweepers
+        end at what is no number.
     """
     settings = HydraConfig.get()
     words = [word for word in settings.overrides.task if not word.startswith("task=[")]
-    records = Path(settings.sweep.dir)
-    number = str(settings.job.num) if settings.mode == RunMode.MULTIRUN else "0"
-    records.mkdir(parents=True, exist_ok=True)
+    number = settings.job.num if settings.mode == RunMode.MULTIRUN else 0
+    path = Path(settings.sweep.dir) / f"{number:05d}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     print(f"[{number}] {' '.join(words)}", flush=True)
+    record: dict[str, Any] = {"status": FAILED, "overrides": words}
+    write_json(path, record | {"problems": ["it did not come to its end"]})
     try:
         job = Job.of(words, root=_root(words) if settings.mode == RunMode.MULTIRUN else None)
-    except ConfigError as error:
-        write_json(
-            records / f"{int(number):05d}.json", {"status": FAILED, "problems": [str(error)], "overrides": words}
-        )
-        return math.nan
-    record = job.run(os.environ.get(SWEEP, ""))
-    write_json(records / f"{int(number):05d}.json", record)
-    print(f"[{number}] {record['status']}{' before' if record.get('already') else ''}: {job.folder}", flush=True)
-    return float(record.get("psnr_gain_db", math.nan))
+        record = job.run(os.environ.get(SWEEP, ""))
+    except Exception as error:  # whatever ends a job, the sweep goes on and says so at its end
+        if not isinstance(error, TavitError):
+            traceback.print_exc()
+        record |= {"problems": [f"{type(error).__name__}: {error}"]}
+    write_json(path, record)
+    told = f"{record['status']}{' before' if record.get('already') else ''}"
+    print(f"[{number}] {told}: {record.get('folder', 'no folder')}", flush=True)
+    return float(record.get("psnr_gain_db", -math.inf))
 
 
 def report(console: Console, records: Path) -> int:
     """Show a table of a sweep's jobs, and what failed and why."""
-    rows = [json.loads(path.read_text()) for path in sorted(records.glob("[0-9]*.json"))]
+    rows = {int(path.stem): json.loads(path.read_text()) for path in sorted(records.glob("[0-9]*.json"))}
     table = Table(title=f"{len(rows)} jobs", title_justify="left")
     for column in ("job", "status", "gain over input, dB", "seconds", "folder"):
         table.add_column(column, overflow="fold")
-    for number, row in enumerate(rows):
+    for number, row in rows.items():
         gain = f"{row['psnr_gain_db']:+.2f}" if "psnr_gain_db" in row else ""
         status = f"{row['status']}{' before' if row.get('already') else ''}"
         table.add_row(str(number), status, gain, f"{row.get('seconds', 0):.0f}", row.get("folder", ""))
     console.print(table)
-    failed = [(number, row) for number, row in enumerate(rows) if row["status"] != FINISHED]
-    for number, row in failed:
+    failed = {number: row for number, row in rows.items() if row["status"] != FINISHED}
+    for number, row in failed.items():
         console.print(f"[red]job {number} failed[/red]: {' '.join(row.get('overrides', []))}")
         for problem in row["problems"]:
             console.print(f"    {problem}", markup=False, soft_wrap=True)

@@ -9,19 +9,24 @@ import pytest
 
 from simulations import jobs
 from simulations.flower import ROOT, RunOutcome
-from simulations.jobs import FAILED, FINISHED, Job, fingerprint, problems_of
-from tavit_flwr.config import compose
+from simulations.jobs import FAILED, FINISHED, Job, fingerprint
+from simulations.verdict import problems_of
+from tavit_flwr.config import compose, to_dict
 from tavit_flwr.errors import ConfigError, SessionError
+from tavit_flwr.server.page import render
 
 TINY = ["experiment=tiny"]
 COMPLETED = RunOutcome(1, "finished:completed", "")
 
 
-def write_run(folder, *, clients=("a", "b"), left_out=()):
+def write_run(folder, *, clients=("a", "b"), left_out=(), stale=False):
+    """A run that two clients enrolled for, whoever of them trained."""
     folder.mkdir(parents=True, exist_ok=True)
-    row = {"psnr_db": 21.0, "input_psnr_db": 20.0}
-    (folder / "results.json").write_text(json.dumps({"tasks": {"denoise": row, "deblock": row | {"psnr_db": 24.0}}}))
-    line = {"event": "train", "clients": list(clients), "left_out": list(left_out)}
+    row = {"psnr_db": 21.0, "input_psnr_db": 20.0, "stale": stale}
+    tasks = {"denoise": row, "deblock": row | {"psnr_db": 24.0}}
+    results = {"tasks": tasks, "participants": dict.fromkeys(clients, "denoise")}
+    (folder / "results.json").write_text(json.dumps(results))
+    line = {"event": "train", "clients": list(clients[:1]), "left_out": list(left_out)}
     (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
 
 
@@ -31,17 +36,18 @@ def flower(monkeypatch):
     asked = []
 
     class Fake:
-        def run(self, overrides, clients, *, app, **options):
+        def run(self, overrides, clients, *, at_once, app, **options):
             asked.append(overrides)
             fake.apps.append(app)
+            fake.clients.append((clients, at_once))
             folder = jobs.Path(overrides.partition("output_dir=")[2].split("'")[3])
             if fake.fails:
                 raise SessionError("a run", "none")
-            write_run(folder)
+            write_run(folder, left_out=fake.left_out)
             return COMPLETED
 
     fake = Fake()
-    fake.fails, fake.apps, fake.environments = False, [], []
+    fake.fails, fake.left_out, fake.apps, fake.clients, fake.environments = False, [], [], [], []
 
     @contextmanager
     def start(home, environment):
@@ -49,7 +55,6 @@ def flower(monkeypatch):
         yield fake
 
     monkeypatch.setattr(jobs, "local_flower", start)
-    monkeypatch.setattr(jobs, "write_page", lambda folder: None)  # pages have tests of their own
     return fake, asked
 
 
@@ -101,6 +106,63 @@ def test_a_stopped_job_is_continued(tmp_path, flower):
     assert "resume=true" in asked[1]
 
 
+def test_a_job_that_ended_and_was_no_good_begins_anew(tmp_path, flower, capsys):
+    """Its history would be the same again."""
+    fake, asked = flower
+    fake.left_out = ["client b: gone"]
+    job = Job.of(TINY, tmp_path)
+    assert job.run("one")["problems"] == ["client b: gone"]
+    (job.folder / "checkpoints" / "round-000002").mkdir(parents=True)
+    fake.left_out = []
+    again = Job.of(TINY, tmp_path).run("two")
+    assert again["status"] == FINISHED
+    assert "resume=true" not in asked[1]
+    aside = job.folder / "attempt-1"
+    assert again["set_aside"] == str(aside)
+    left = {"checkpoints", "flwr.log", "job.json", "metrics.jsonl", "results.json"}
+    assert {path.name for path in aside.iterdir()} == left
+    assert f"begins anew, because an earlier run ended with: client b: gone; what it left is in {aside}" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_job_that_ended_well_while_flower_failed_is_only_concluded(tmp_path, flower):
+    _, asked = flower
+    job = Job.of(TINY, tmp_path)
+    write_run(job.folder)
+    (job.folder / "checkpoints" / "round-000002").mkdir(parents=True)
+    assert job.run("two")["status"] == FINISHED
+    assert "resume=true" in asked[0]
+
+
+def test_more_clients_than_run_at_once_all_enrol(tmp_path, flower):
+    fake, _ = flower
+    many = ["experiment=tiny", "clients=[denoise*6,deblock*6]"]
+    Job.of(many, tmp_path).run("one")
+    Job.of([*many, "federation.cohort=all"], tmp_path).run("one")
+    assert fake.clients == [(12, 8), (12, None)]
+
+
+def test_an_experiment_that_cannot_work_starts_no_flower(tmp_path, flower):
+    _, asked = flower
+    record = Job.of([*TINY, "tasks.denoise.degradation=nose"], tmp_path).run("one")
+    assert "did you mean 'noise'" in record["problems"][0]
+    assert asked == []
+
+
+def test_the_page_of_a_killed_run_says_so(tmp_path, flower):
+    fake, _ = flower
+    fake.fails = True
+    job = Job.of(TINY, tmp_path)
+    job.folder.mkdir(parents=True)
+    page = render([], to_dict(job.config), rounds=0, rounds_planned=2, final=False)
+    (job.folder / "report.html").write_text(page)
+    job.run("one")
+    text = (job.folder / "report.html").read_text()
+    assert "Stopped: expected a run; received none" in text
+    assert "refresh" not in text
+
+
 def test_one_process_at_a_time(tmp_path, flower):
     _, asked = flower
     job = Job.of(TINY, tmp_path)
@@ -110,7 +172,7 @@ def test_one_process_at_a_time(tmp_path, flower):
         "print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", held, str(job.folder / ".lock")], stdout=subprocess.PIPE, cwd=ROOT
+        [sys.executable, "-c", held, str(job.folder / ".job-lock")], stdout=subprocess.PIPE, cwd=ROOT
     ) as holder:
         holder.stdout.readline()
         record = job.run("one")
@@ -126,7 +188,7 @@ def test_one_process_at_a_time(tmp_path, flower):
     [
         (RunOutcome(1, "finished:failed", "ConfigError: wrong\n"), None, "ConfigError: wrong"),
         (COMPLETED, None, "no results"),
-        (COMPLETED, {"clients": ["a"]}, "1 of 2 clients"),
+        (COMPLETED, {"clients": ["a"]}, "1 of 2 clients enrolled"),
         (COMPLETED, {"left_out": ["client b: gone"]}, "client b: gone"),
         (RunOutcome(1, "finished:stopped", ""), {}, "stopped"),
     ],
@@ -137,6 +199,6 @@ def test_problems_are_seen_whatever_flower_says(tmp_path, outcome, run, told):
     assert told in " ".join(problems_of(tmp_path, outcome, 2))
 
 
-def test_a_clean_run_has_no_problems(tmp_path):
+def test_a_clean_run_has_no_problems_though_one_client_was_never_sampled(tmp_path):
     write_run(tmp_path)
     assert problems_of(tmp_path, COMPLETED, 2) == []
