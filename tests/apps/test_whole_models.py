@@ -14,8 +14,8 @@ import torch
 from flwr.app import Error, Message
 from flwr.serverapp.strategy import FedAvg, FedProx
 
+from simulations.finished import read_run
 from simulations.flower import ROOT
-from simulations.scores import read_run
 from simulations.whole.client import app, pull_back, train
 from simulations.whole.strategy import WholeModels, flowers_own
 from tavit_flwr import client_app
@@ -221,7 +221,7 @@ def test_a_sweep_runs_whole_models_too(tmp_path):
     env = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     answer = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=200, check=False)
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert read_run(tmp_path / "run").steps == 2 * 3
+    assert read_run(tmp_path / "run").steps == {"denoise": 2 * 3}
 
 
 @pytest.mark.slow
