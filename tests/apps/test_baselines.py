@@ -1,11 +1,12 @@
 """Baselines do what their names say: which part moves, which is shared, and that the steps are as many."""
 
 import json
+import re
 
 import pytest
 import torch
 
-from tavit_flwr.config import compose
+from tavit_flwr.config import compose, conf_dir
 from tavit_flwr.errors import ConfigError
 from tavit_flwr.models import preset
 from tavit_flwr.models.stored import load_parts
@@ -15,7 +16,8 @@ from tavit_flwr.server.schedule import plan
 
 pytestmark = pytest.mark.timeout(120)
 
-SPLIT = ["multi", "single", "joint", "no-body", "fixed-body", "convolutional", "transformer", "permuted"]
+SPLIT = ["multi", "single", "joint", "no-body", "fixed-body", "convolutional", "transformer", "permuted", "splitfed"]
+WHOLE = ["end-to-end", "fedavg", "fedprox"]
 
 
 @pytest.fixture
@@ -61,14 +63,28 @@ def test_what_moves(baseline, fake_grid, run, tmp_path, name, moving):
     load_parts(tmp_path / "out", "denoise")
 
 
-@pytest.mark.parametrize("name", SPLIT)
-@pytest.mark.parametrize("schedule", ["demo", "paper"])
+@pytest.mark.parametrize("name", SPLIT + WHOLE)
+@pytest.mark.parametrize("schedule", ["demo", "paper", "synergy"])
 def test_all_baselines_make_the_same_client_steps_in_the_same_rounds(name, schedule):
     def rounds(name):
-        plans = plan(compose([f"experiment={name}", f"schedule={schedule}"]).schedule)
-        return [(one.cycle, one.steps, one.ends_phase, one.half_cycle, one.progress) for one in plans]
+        config = compose([f"experiment={name}", f"schedule={schedule}"])
+        places = [(one.cycle, one.ends_phase, one.half_cycle, one.progress) for one in plan(config.schedule)]
+        return places, [one.steps * len(config.clients) for one in plan(config.schedule)], config.federation.fraction
 
     assert rounds(name) == rounds("multi")
+    assert sum(rounds(name)[1]) > 0
+
+
+@pytest.mark.parametrize("path", sorted((conf_dir() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_experiment_begins_with_its_command(path):
+    """After Hydra's own line, which it reads at the very top only."""
+    package, command = path.read_text().splitlines()[:2]
+    assert package == "# @package _global_"
+    named = re.search(r"\bexperiment=([\w-]+)", command)
+    assert command.startswith(("# flwr run .", "# python -m simulations.run ", "# make "))
+    assert named is None or named[1] == path.stem
+    if named is None:  # what the command does without being told
+        assert (path.stem, command) in {("demo", "# flwr run ."), ("federation", "# make federation")}
 
 
 def test_no_body_gives_back_what_it_gets(baseline, fake_grid, run, tmp_path):
