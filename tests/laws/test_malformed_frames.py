@@ -4,10 +4,12 @@ import copy
 import itertools
 import json
 import os
+import queue
 import threading
 import time
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -16,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from tavit_flwr.config import DTYPES, ZSTD, OptimiserConfig
+from tavit_flwr.config import DTYPES, INT8, ZSTD, OptimiserConfig, WireConfig
 from tavit_flwr.errors import ProtocolError
 from tavit_flwr.payloads import Close, Features, GradFeatures, GradFeaturesAndSmashed, Smashed
 from tavit_flwr.server.body_host import BodyHost
@@ -41,26 +43,38 @@ VALID, REFUSED = 3600, 400
 STEPS = 30
 ATTACKERS = 8
 
+#: Each phase under attack with a wire of its own.
+WIRES = {
+    "task-specific": WireConfig(),
+    "task-agnostic": WireConfig(dtype=INT8, error_feedback=True),
+    "joint": WireConfig(compression=ZSTD),
+}
+
 
 class Malformed:
-    """Draws, from a seed, what a client may send in place of its first frame: `Smashed` of step 0."""
+    """Draws, from a seed, what a client may send in place of a frame: of its first, or of the gradient that follows."""
 
     KINDS = (
         "random", "truncated", "longer", "flipped_length", "header_length", "header_of_a_gigabyte", "padded_header",
         "json", "entry", "shape", "dtype", "step", "phase", "version", "not_finite", "kind", "order",
     )  # fmt: skip
 
-    def __init__(self, phase: str, seed: int, limits=None):
+    def __init__(self, phase: str, seed: int, limits=None, *, later: bool = False):
         self.phase = phase
         self.limits = limits or Limits(max_frame_bytes=FRAME_LIMIT)
         self.draws = np.random.default_rng(seed)
         self.tensor = torch.linspace(-1, 1, D * G * G).reshape(1, D, G, G)
-        self.good = encode(Smashed(0, self.tensor), phase, self.limits)
+        first, gradient = Smashed(0, self.tensor), GradFeatures(0, self.tensor)
+        if phase == "task-agnostic":
+            gradient = GradFeaturesAndSmashed(0, self.tensor, self.tensor)
+        self.before = [encode(first, phase, self.limits)] if later else []
+        self.payload = gradient if later else first
+        self.good = encode(self.payload, phase, self.limits)
 
     def frames(self, kind):
         """The frames, the last of which is malformed; those before it, if any, are not."""
         made = getattr(self, f"_{kind}")()
-        return made if isinstance(made, list) else [made]
+        return [*self.before, *(made if isinstance(made, list) else [made])]
 
     def _below(self, most):
         return int(self.draws.integers(0, most))
@@ -69,12 +83,22 @@ class Malformed:
         return choices[self._below(len(choices))]
 
     def _blob(self, tensor=None, **header):
-        whole = {"version": PROTOCOL_VERSION, "kind": "Smashed", "phase": self.phase, "step": "0"} | header
-        tensor = self.tensor if tensor is None else tensor
-        typed = tensor.ndim == 4 and tensor.dtype == torch.float32  # else it is not what the session allows anyway
-        packed = pack("smashed", tensor, self.limits.up) if typed else {"smashed": tensor}
+        whole = self._header() | header
+        packed, names = {}, self._names()
+        bad = self._one_of(*names)
+        for name in names:
+            one = self.tensor if tensor is None or name != bad else tensor
+            typed = one.ndim == 4 and one.dtype == torch.float32  # else it is not what the session allows anyway
+            packed |= pack(name, one.contiguous(), self.limits.up) if typed else {name: one}
         blob = save(packed, metadata=whole)
         return compress(blob) if self.limits.compression == ZSTD else blob
+
+    def _header(self):
+        kind = type(self.payload).__name__
+        return {"version": PROTOCOL_VERSION, "kind": kind, "phase": self.phase, "step": "0"}
+
+    def _names(self):
+        return [name for name in vars(self.payload) if name != "step"]
 
     def _random(self):
         return self.draws.bytes(self._below(600))
@@ -120,9 +144,8 @@ class Malformed:
             ("F32", [-1, 1, 1, 2], [0, 8]),
             ("F32", [1, 1, 1, 2], [8, 0]),
         )
-        header = {"version": PROTOCOL_VERSION, "kind": "Smashed", "phase": self.phase, "step": "0"}
         entry = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
-        text = json.dumps({"__metadata__": header, "smashed": entry})
+        text = json.dumps({"__metadata__": self._header()} | dict.fromkeys(self._names(), entry))
         return len(text).to_bytes(8, "little") + text.encode() + bytes(8)
 
     def _shape(self):
@@ -151,18 +174,21 @@ class Malformed:
     def _kind(self):
         tensor = self.tensor
         made = (
+            Smashed(1, tensor),
             GradFeatures(0, tensor),
             GradFeaturesAndSmashed(0, tensor, tensor.clone()),
             Features(0, tensor),
             Close(1),
         )
-        return encode(self._one_of(*made), self.phase, self.limits)
+        others = [one for one in made if type(one) is not type(self.payload)]
+        return encode(self._one_of(*others), self.phase, self.limits)
 
     def _order(self):
-        return [self.good, self._blob(step="1")]
+        return [self.good, self._blob(step="7")]
 
     def _too_large(self):
-        return self._blob(self.tensor.expand(FRAME_LIMIT // (D * G * G) + 1, D, G, G).contiguous())
+        shape = FRAME_LIMIT // (D * G * G) + 1, D, G, G
+        return self._blob(torch.from_numpy(self.draws.standard_normal(shape, dtype=np.float32)))
 
 
 class Raw:
@@ -175,13 +201,21 @@ class Raw:
         self.channel = grpc.secure_channel(service.address, trusted, options=options)
         self._call = self.channel.stream_stream(f"/{SERVICE}/{METHOD}")
 
-    def send(self, frames, *metadata):
-        """Open a stream with these frames and return the name of the status that it ends with."""
+    def send(self, frames, *metadata, at_once=False):
+        """Open a stream with these frames and return the name of the status that it ends with.
+
+        Each goes once the one before is answered, or all go `at_once`.
+        """
+        outbox, left = queue.SimpleQueue(), iter(frames)
+        for frame in itertools.islice(left, None if at_once else 1):
+            outbox.put(frame)
         try:
-            for _ in self._call(iter(frames), metadata=metadata, timeout=20):
-                pass
+            for _ in self._call(iter(outbox.get, None), metadata=metadata, timeout=20):
+                outbox.put(next(left, None))
         except grpc.RpcError as error:
             return error.code().name
+        finally:
+            outbox.put(None)
         return "OK"
 
 
@@ -205,8 +239,8 @@ class Attack:
         ``(with a valid token, kind of frame, status)``.
     """
 
-    def __init__(self, lab, phase, rogues):
-        self.lab, self.phase, self.rogues = lab, phase, rogues
+    def __init__(self, lab, phase, limits, rogues):
+        self.lab, self.phase, self.limits, self.rogues = lab, phase, limits, rogues
         self.done = 0
         self.codes = Counter()
         self.resident = []
@@ -227,8 +261,11 @@ class Attack:
 
     def _guarded(self, service, attack, number, invited):
         raw = Raw(service)
+        first, later = (
+            Malformed(self.phase, SEED + number + 100 * later, self.limits, later=bool(later)) for later in (0, 1)
+        )
         try:
-            attack(service, raw, Malformed(self.phase, SEED + number), invited)
+            attack(service, raw, (first, later), invited)
         except BaseException as error:
             self.errors.append(error)
         finally:
@@ -236,18 +273,23 @@ class Attack:
 
     def _with_tokens(self, service, raw, made, invited):
         kinds = itertools.cycle(Malformed.KINDS)
+        first, later = made
         for session in invited:  # members of the cohort that trains: they leave before its first turn
             kind = next(one for one in kinds if one != "order")
-            self._count(True, kind, raw.send(made.frames(kind), *opening(service, session)))
+            self._count(True, kind, raw.send(first.frames(kind), *opening(service, session)))
         for attempt in range(VALID // ATTACKERS - len(invited)):
             kind = next(kinds) if attempt % 100 else "too_large"  # takes gRPC a quarter of a second
-            self._count(True, kind, raw.send(made.frames(kind), *opening(service, self._session("rogue"))))
+            now = later if attempt % 4 == 3 else first
+            where, at_once = opening(service, self._session("rogue")), kind == "order" and now is first
+            code = raw.send(now.frames(kind), *where, at_once=at_once)
+            self._count(True, f"later {kind}" if now is later else kind, code)
 
     def _without(self, service, raw, made, invited):
+        first, _ = made
         for attempt in range(REFUSED // ATTACKERS):
             kind = Malformed.KINDS[attempt % len(Malformed.KINDS)]
-            metadata = [(TOKEN_KEY, made.draws.bytes(16).hex())] if attempt % 2 else []
-            self._count(False, kind, raw.send(made.frames(kind), *metadata))
+            metadata = [(TOKEN_KEY, first.draws.bytes(16).hex())] if attempt % 2 else []
+            self._count(False, kind, raw.send(first.frames(kind), *metadata))
 
     def _session(self, name):
         """A session that hurts only its sender: the trained body is frozen, or it is another body's cohort of one."""
@@ -276,24 +318,27 @@ class Attack:
         return gated
 
 
-@pytest.mark.parametrize("phase", ["task-specific", "task-agnostic", "joint"])
+@pytest.mark.parametrize("phase", WIRES)
 def test_training_under_attack_gives_the_same_bits(twin, phase):
-    tasks = ["denoise", "deblock"]
+    wire, tasks = WIRES[phase], ["denoise", "deblock"]
+    if wire.compression == ZSTD:
+        pytest.importorskip("zstandard")
     quiet, lab = twin(tasks, OptimiserConfig(lr=0.01))
-    quiet.run_split(phase, STEPS)
+    quiet.run_split(phase, STEPS, wire=wire)
     rogues = [] if phase == "task-specific" else [f"rogue-{n:02d}" for n in range(40)]
-    attack = Attack(lab, phase, rogues)
+    attack = Attack(lab, phase, replace(Limits.of(wire, phase), max_frame_bytes=FRAME_LIMIT), rogues)
     for client in lab.clients:
         client.batch = attack.keeps_pace_with(client.batch)
     start = lab.weights()
-    lab.run_split(phase, STEPS, invited=rogues, beside=attack, max_frame_mib=FRAME_LIMIT / 2**20)
+    lab.run_split(phase, STEPS, invited=rogues, beside=attack, wire=wire, max_frame_mib=FRAME_LIMIT / 2**20)
 
     assert attack.errors == []
     assert attack.done == VALID + REFUSED
     for (valid, kind, code), _count in attack.codes.items():
         refused = "RESOURCE_EXHAUSTED" if kind == "too_large" else "INVALID_ARGUMENT"
         assert code == (refused if valid else "UNAUTHENTICATED"), (valid, kind, code)
-    assert {kind for _, kind, _ in attack.codes} == {*Malformed.KINDS, "too_large"}
+    later = {f"later {kind}" for kind in Malformed.KINDS}
+    assert {kind for _, kind, _ in attack.codes} == {*Malformed.KINDS, *later, "too_large"}
 
     reference, attacked = quiet.weights(), lab.weights()
     assert any(not torch.equal(start[name], attacked[name]) for name in start), "nothing was trained"
