@@ -12,7 +12,7 @@ from tavit_flwr.config import OptimiserConfig
 from tavit_flwr.errors import ModelError, ProtocolError
 from tavit_flwr.seeding import derive_seed
 from tavit_flwr.split.devices import CPU
-from tavit_flwr.split.finite import all_finite
+from tavit_flwr.split.finite import all_finite_together
 from tavit_flwr.split.optimisers import build_optimiser, learning_rate, load_moments, moments, set_learning_rate
 from tavit_flwr.split.phases import set_moving
 from tavit_flwr.split.server_side import BodyPass, body_backward, body_forward
@@ -123,17 +123,24 @@ class BodyHost:
         """
         with self._moving:
             self._optimiser.zero_grad(set_to_none=True)
-            scaled = torch.cat([weight * one.to(self._device) for weight, one in zip(weights, gradients, strict=True)])
-            grad_smashed = body_backward(body_pass, scaled)
-            for parameter in self.body.parameters():
-                if parameter.grad is not None and not all_finite(parameter.grad):
-                    raise ModelError("finite gradients of the body", "NaN or infinity", f"body '{self.name}'")
+            grad_smashed = body_backward(body_pass, self._weighted(gradients, weights))
+            if not all_finite_together([one.grad for one in self.body.parameters() if one.grad is not None]):
+                raise ModelError("finite gradients of the body", "NaN or infinity", f"body '{self.name}'")
             self._optimiser.step()
             self.steps += 1
         if grad_smashed is None:
             return []
         pieces = torch.split(grad_smashed, [len(gradient) for gradient in gradients])
-        return [piece / weight for piece, weight in zip(pieces, weights, strict=True)]
+        return [piece if weight == 1 else piece / weight for piece, weight in zip(pieces, weights, strict=True)]
+
+    def _weighted(self, gradients: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """One batch on the body's device: each client's gradient times its weight, written where it belongs."""
+        if len(gradients) == 1 and weights[0] == 1:
+            return gradients[0].to(self._device)
+        batch = torch.empty((sum(map(len, gradients)), *gradients[0].shape[1:]), device=self._device)
+        for rows, gradient, weight in zip(batch.split([*map(len, gradients)]), gradients, weights, strict=True):
+            torch.mul(gradient.to(self._device), weight, out=rows)
+        return batch
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the body's weights on the CPU."""
