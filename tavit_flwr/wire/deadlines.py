@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,8 @@ from contextlib import contextmanager
 class Watchdog:
     """One thread that calls `expire` when an armed deadline passes.
 
-    gRPC's blocking iterators wait for ever for the next message of a stream; the watchdog cancels the call instead.
+    gRPC's blocking iterators wait for ever for the next message of a stream; the watchdog cancels the call instead. It
+    sleeps through waits that end in time: a deadline wakes it only where it would look too late.
 
     Parameters
     ----------
@@ -22,7 +24,7 @@ class Watchdog:
     def __init__(self, expire: Callable[[str], None]) -> None:
         self._expire = expire
         self._changed = threading.Condition()
-        self._deadline: float | None = None
+        self._deadline = self._looks_at = math.inf
         self._waiting_for = ""
         self._closed = False
         self.expired = ""
@@ -35,12 +37,13 @@ class Watchdog:
         with self._changed:
             self._deadline = time.monotonic() + seconds
             self._waiting_for = waiting_for
-            self._changed.notify()
+            if self._deadline < self._looks_at:
+                self._changed.notify()
         try:
             yield
         finally:
             with self._changed:
-                self._deadline = None
+                self._deadline = math.inf
 
     def close(self) -> None:
         """End the thread."""
@@ -53,12 +56,11 @@ class Watchdog:
         with self._changed:
             while not self._closed:
                 now = time.monotonic()
-                if self._deadline is None:
-                    self._changed.wait()
-                elif self._deadline > now:
-                    self._changed.wait(self._deadline - now)
+                if self._deadline > now:
+                    self._looks_at = self._deadline
+                    self._changed.wait(None if self._deadline == math.inf else self._deadline - now)
                 else:
-                    self._deadline = None
+                    self._deadline = math.inf
                     self.expired = self._waiting_for
                     self._changed.release()
                     try:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
-from typing import Any
 
 from torch import Tensor
 
@@ -12,7 +10,7 @@ from tavit_flwr.config import INT8
 from tavit_flwr.payloads import Payload
 from tavit_flwr.split.finite import all_finite
 from tavit_flwr.wire.dtypes import pack, unpack
-from tavit_flwr.wire.frames import encode, wire_type
+from tavit_flwr.wire.frames import encode
 from tavit_flwr.wire.limits import Limits
 
 _GRADIENT = "grad_"
@@ -46,18 +44,15 @@ class Encoder:
 
     def __call__(self, payload: Payload) -> bytes:
         """Write one payload as a frame."""
-        if self._limits.error_feedback and wire_type(type(payload).__name__, self._limits) == INT8:
-            payload = self._corrected(payload)
-        return encode(payload, self._phase, self._limits)
+        return encode(payload, self._phase, self._limits, self._pack)
 
-    def _corrected(self, payload: Payload) -> Payload:
-        changed: dict[str, Any] = {}
-        for name in (field.name for field in fields(payload) if field.name.startswith(_GRADIENT)):
-            gradient: Tensor = getattr(payload, name)
-            before = self.residuals.get(name)
-            if before is not None and before.shape == gradient.shape:
-                gradient = gradient + before
-            if all_finite(gradient):
-                self.residuals[name] = gradient - unpack(name, pack(name, gradient, INT8), INT8, name)
-            changed[name] = gradient
-        return replace(payload, **changed)
+    def _pack(self, name: str, tensor: Tensor, wire_type: str) -> dict[str, Tensor]:
+        if not (self._limits.error_feedback and wire_type == INT8 and name.startswith(_GRADIENT)):
+            return pack(name, tensor, wire_type)
+        before = self.residuals.get(name)
+        if before is not None and before.shape == tensor.shape:
+            tensor = tensor + before
+        packed = pack(name, tensor, wire_type)
+        if all_finite(tensor):
+            self.residuals[name] = tensor - unpack(name, packed, wire_type, name)
+        return packed

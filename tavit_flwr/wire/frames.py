@@ -7,7 +7,7 @@ kind, phase and step. Nothing that can execute code is ever deserialised.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 
 import torch
@@ -34,10 +34,13 @@ _TENSORS: dict[str, frozenset[str]] = {
 }
 _FLOAT32 = Limits()
 _SAFETENSORS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int8: "I8"}
+#: Name, tensor and wire type to the tensors of the frame.
+Pack = Callable[[str, Tensor, str], dict[str, Tensor]]
+
 _HEADER_KEYS = frozenset({"version", "kind", "phase", "step"})
 
 
-def encode(payload: Payload, phase: str, limits: Limits = _FLOAT32) -> bytes:
+def encode(payload: Payload, phase: str, limits: Limits = _FLOAT32, pack: Pack = pack) -> bytes:
     """Write one payload as a frame; see `tavit_flwr.wire.encoder.Encoder` for a session's.
 
     Parameters
@@ -48,6 +51,8 @@ def encode(payload: Payload, phase: str, limits: Limits = _FLOAT32) -> bytes:
         The session's phase, or ``evaluate``.
     limits : Limits, optional
         The type of the payload's direction, and compression.
+    pack : callable, optional
+        See `tavit_flwr.wire.dtypes.pack`.
     """
     kind = type(payload).__name__
     tensors: dict[str, Tensor] = {}
