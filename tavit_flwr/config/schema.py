@@ -110,7 +110,7 @@ class WireTypesConfig:
     task_specific: DirectionsConfig = field(default_factory=DirectionsConfig)
     task_agnostic: DirectionsConfig = field(default_factory=DirectionsConfig)
     joint: DirectionsConfig = field(default_factory=DirectionsConfig)
-    evaluation: DirectionsConfig = field(default_factory=DirectionsConfig)
+    evaluation: DirectionsConfig = field(default_factory=lambda: DirectionsConfig(INT8, INT8))
 
 
 #: What carries the frames of a session. `AUTO` is for each client the first that it can use.
@@ -183,6 +183,7 @@ class ComputeConfig:
     autocast: str = NONE  # none | bfloat16
     client_threads: int = 0
     server_threads: int = 0
+    batch_waiting: bool = False  # frozen requests that wait at the same time run as one batch
 
 
 @dataclass

@@ -44,6 +44,8 @@ class BodyService:
     ----------
     cores : int
         That number.
+    at_once : int
+        Sessions that share them where the body is frozen; 0: all that are registered.
     """
 
     def __init__(self, wire: WireConfig, threads: int = 0) -> None:
@@ -53,6 +55,7 @@ class BodyService:
         self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
         self.cores = threads or os.cpu_count() or 1
+        self.at_once = 0
         self._workers = ThreadPoolExecutor(self.cores, thread_name_prefix="tavit-body")
         streams = wire.carrier != MESSAGES
         self.certificate = _certificate(wire) if streams and not wire.insecure else None
@@ -224,15 +227,13 @@ class BodyService:
     def _work(self, function: Callable[..., R], *args: object, **options: object) -> R:
         """Run a frozen request beside the others.
 
-        The cores are shared out among the round's sessions, not among those that happen to wait: how many threads
-        add up a sum can change its last bits.
+        The cores are shared out among those of the round's sessions that can be at work at once, not among those that
+        happen to be: how many threads add up a sum can change its last bits.
         """
-        threads = max(1, self.cores // max(1, len(self._sessions)))
+        threads = max(1, self.cores // max(1, self.at_once or len(self._sessions)))
 
         def run() -> R:
-            if (
-                torch.get_num_threads() != threads
-            ):  # setting it clears torch's cache of convolutions: only where it changes
+            if torch.get_num_threads() != threads:  # else it would clear torch's cache of convolutions
                 torch.set_num_threads(threads)
             return function(*args, **options)
 

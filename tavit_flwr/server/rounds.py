@@ -17,7 +17,9 @@ from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.checkpoint import RunState
 from tavit_flwr.server.cohort import Cohort, Member
 from tavit_flwr.server.enrolment import Participant
+from tavit_flwr.server.gathering import Gathering
 from tavit_flwr.server.schedule import RoundPlan
+from tavit_flwr.server.selection import at_once
 from tavit_flwr.server.sessions import EVALUATE, Session
 from tavit_flwr.server.supply import Supply
 from tavit_flwr.split.phases import PHASES
@@ -169,12 +171,16 @@ class RoundOpener:
                     threads=self.service.cores,
                 )
         opened.cohorts = list(cohorts.values())
+        gatherings: dict[str, Gathering] = {}
+        if self.config.compute.batch_waiting and not phase.body_moves:
+            gatherings = {one.name: Gathering(one, self.config.wire.step_timeout_s) for one in self.hosts.values()}
+        self.service.at_once = len(gatherings) or at_once(chosen)
         messages = []
         for one in chosen:
             host = self.hosts[one.enrolment.body]
             session = Session(
                 one.client, one.task, host, plan.phase, steps, cohorts.get(host.name), shape,
-                carrier=LENT if lends else one.enrolment.carrier,
+                carrier=LENT if lends else one.enrolment.carrier, gathering=gatherings.get(host.name),
             )  # fmt: skip
             if lends:  # the service sees nothing of it
                 session.steps_done = steps
@@ -188,6 +194,7 @@ class RoundOpener:
         opened = Round(labels=labels, supply=Supply(weights, self.state.held))
         for host in self.hosts.values():
             host.begin_phase(moves=False)
+        self.service.at_once = at_once(chosen)
         messages = []
         for one in chosen:
             host = self.hosts[one.enrolment.body]

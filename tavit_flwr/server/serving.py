@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 from torch import Tensor
 
@@ -18,14 +19,13 @@ from tavit_flwr.payloads import (
     GradSmashed,
     Smashed,
 )
+from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.channel import Channel
 from tavit_flwr.server.cohort import Cohort
+from tavit_flwr.server.gathering import FrozenPass, Work
 from tavit_flwr.server.sessions import EVALUATE, Session
 from tavit_flwr.split.phases import PHASES
 from tavit_flwr.split.server_side import body_backward
-
-#: Runs a function on one of the service's workers and waits for its result.
-Work = Callable[..., Any]
 
 
 def serve(session: Session, channel: Channel, work: Work) -> None:
@@ -48,17 +48,24 @@ def serve(session: Session, channel: Channel, work: Work) -> None:
 
 
 def _serve_frozen(session: Session, channel: Channel, work: Work) -> None:
-    """Task-specific: the body is a fixed function, each client at its own pace."""
+    """Task-specific: the body is a fixed function, each client at its own pace, or with those who wait as well."""
+    run = partial(_alone, session.host) if session.gathering is None else session.gathering.run
     for step in range(session.steps):
         smashed = channel.smashed(step)
-        body_pass = work(session.host.forward_frozen, smashed, input_gradient=True)
-        channel.answer(Features(step, body_pass.sent))
-        gradient = channel.receive(GradFeatures, step).grad_features
-        channel.check_shape(gradient, smashed, step)
-        grad_smashed = _there(work(body_backward, body_pass, gradient), "a gradient of the smashed", session, step)
+        with run(smashed, work) as (features, backward):
+            channel.answer(Features(step, features))
+            gradient = channel.receive(GradFeatures, step).grad_features
+            channel.check_shape(gradient, smashed, step)
+            grad_smashed = _there(backward(gradient), "a gradient of the smashed", session, step)
         channel.answer(GradSmashed(step, grad_smashed.contiguous()))
         session.steps_done = step + 1
     channel.finish(session.steps)
+
+
+@contextmanager
+def _alone(host: BodyHost, smashed: Tensor, work: Work) -> Iterator[FrozenPass]:
+    body_pass = work(host.forward_frozen, smashed, input_gradient=True)
+    yield body_pass.sent, partial(work, body_backward, body_pass)
 
 
 def _serve_agnostic(session: Session, cohort: Cohort, channel: Channel) -> None:
@@ -118,7 +125,7 @@ def _serve_evaluation(session: Session, channel: Channel, work: Work) -> None:
 def _counted(session: Session, work: Work) -> Work:
     """Count the seconds of the work itself, without those in which it waits for a worker."""
 
-    def run(function: Callable[..., object], *args: object, **options: object) -> object:
+    def run(function: Work, *args: object, **options: object) -> object:
         def timed() -> object:
             began = time.monotonic()
             try:

@@ -8,6 +8,7 @@ from tavit_flwr.config import STREAM
 from tavit_flwr.errors import SessionError
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.cohort import Cohort
+from tavit_flwr.server.gathering import Gathering
 from tavit_flwr.wire.exchange import Exchange
 from tavit_flwr.wire.ledger import Ledger
 
@@ -31,6 +32,8 @@ class Session:
         Exact number of steps; the session ends after them. Ignored in evaluation.
     cohort : Cohort or None
         Where the body moves.
+    gathering : Gathering or None
+        Where it is frozen and takes requests that wait together.
     shape : tuple of int or None
         [B, D, G, G] that every step must have; None in evaluation, where only D is fixed.
     exchange : Exchange
@@ -66,6 +69,7 @@ class Session:
     steps_done: int = 0
     alone_s: float = 0.0
     error: str = ""
+    gathering: Gathering | None = None
 
     @property
     def ledger(self) -> Ledger:

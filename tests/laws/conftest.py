@@ -1,8 +1,12 @@
-"""A small federation in one process: real body service, real gRPC with TLS, one thread a client."""
+"""A small federation in one process: real body service, real gRPC with TLS, one thread a client.
+
+``TAVIT_TEST_DEVICE=cuda`` puts bodies, heads and tails on a GPU; laws that promise bits hold them on the CPU only.
+"""
 
 from __future__ import annotations
 
 import copy
+import os
 import threading
 from dataclasses import dataclass, field, replace
 
@@ -16,7 +20,9 @@ from tavit_flwr.seeding import derive_seed, generator
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.cohort import Cohort, Member
+from tavit_flwr.server.gathering import Gathering
 from tavit_flwr.server.sessions import Session
+from tavit_flwr.split.devices import choose_device
 from tavit_flwr.split.optimisers import build_optimiser
 from tavit_flwr.split.phases import PHASES
 from tavit_flwr.split.unsplit import UnsplitClient, unsplit_step
@@ -25,6 +31,7 @@ from tavit_flwr.wire.stream_client import StreamClient
 
 ARCHITECTURE = preset("tiny")
 SEED = 7
+DEVICE = choose_device(os.environ.get("TAVIT_TEST_DEVICE", "cpu"), "TAVIT_TEST_DEVICE")
 
 
 @dataclass
@@ -60,11 +67,11 @@ class Lab:
     def __init__(self, tasks, optimiser):
         self.config = optimiser
         self.body = _trained_looking(build_body(ARCHITECTURE), "body")
-        self.host = BodyHost("natural", self.body, optimiser, ARCHITECTURE.body_dim, SEED)
+        self.host = BodyHost("natural", self.body, optimiser, ARCHITECTURE.body_dim, SEED, DEVICE)
         self.clients = []
         for index, task in enumerate(tasks):
-            head = _trained_looking(build_head(ARCHITECTURE), "head", task, index)
-            tail = _trained_looking(build_tail(ARCHITECTURE), "tail", task, index)
+            head = _trained_looking(build_head(ARCHITECTURE), "head", task, index).to(DEVICE)
+            tail = _trained_looking(build_tail(ARCHITECTURE), "tail", task, index).to(DEVICE)
             moving = build_optimiser([*head.parameters(), *tail.parameters()], optimiser)
             self.clients.append(LabClient(f"c{index}", task, head, tail, moving))
         self.sessions = []
@@ -74,7 +81,7 @@ class Lab:
             f"{client.name}/{part}": getattr(client, part) for client in self.clients for part in ("head", "tail")
         }
         return {
-            f"{owner}/{name}": value.clone()
+            f"{owner}/{name}": value.clone().cpu()
             for owner, part in parts.items()
             for name, value in part.state_dict().items()
         }
@@ -90,6 +97,7 @@ class Lab:
         quorum=1.0,
         wire=None,
         period=0,
+        gathers=False,
         **limits,
     ):
         """Train over the stream; others may be `invited` into the cohort, and `beside` runs meanwhile.
@@ -112,7 +120,11 @@ class Lab:
                 step_timeout_s=wire.step_timeout_s,
                 quorum=quorum * len(self.clients) / (len(self.clients) + len(invited)),
             )
-        sessions = [Session(one.name, one.task, self.host, phase_name, steps, cohort) for one in self.clients]
+        gathering = Gathering(self.host, wire.step_timeout_s) if gathers else None
+        sessions = [
+            Session(one.name, one.task, self.host, phase_name, steps, cohort, gathering=gathering)
+            for one in self.clients
+        ]
         self.sessions += sessions
         errors = []
         with BodyService(wire, threads=1) as service:
@@ -153,7 +165,7 @@ class Lab:
         body_optimiser = build_optimiser(self.body.parameters(), self.config)
         members = [UnsplitClient(one.task, one.head, one.tail, one.optimiser) for one in self.clients]
         for step in range(steps):
-            batches = [client.batch(step) for client in self.clients]
+            batches = [tuple(image.to(DEVICE) for image in client.batch(step)) for client in self.clients]
             seed = derive_seed(SEED, "dropout", "natural", 1, phase_name, 1, step)
             phase = PHASES[phase_name]
             groups = [list(range(len(members)))] if phase.body_moves else [[index] for index in range(len(members))]

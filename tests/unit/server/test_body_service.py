@@ -163,14 +163,18 @@ def test_no_thread_is_left(host):
     assert left == []
 
 
-@pytest.mark.parametrize(("cores", "opened", "threads"), [(4, 1, 4), (4, 2, 2), (4, 3, 1), (2, 5, 1)])
-def test_sessions_of_a_round_share_the_cores(host, monkeypatch, cores, opened, threads):
+@pytest.mark.parametrize(
+    ("cores", "opened", "at_once", "threads"),
+    [(4, 1, 0, 4), (4, 2, 0, 2), (4, 3, 0, 1), (2, 5, 0, 1), (4, 5, 2, 2), (4, 5, 1, 4)],
+)
+def test_sessions_of_a_round_share_the_cores(host, monkeypatch, cores, opened, at_once, threads):
     """However many wait: the number of threads may change the last bits of a result."""
     seen = []
     monkeypatch.setattr(host.body, "forward", lambda tensor: seen.append(torch.get_num_threads()) or 1 * tensor)
     host.begin_phase(moves=False)
     sessions = [Session(f"c{index}", "denoise", host, "task-specific", 2) for index in range(opened)]
     with BodyService(WireConfig(), threads=cores) as service:
+        service.at_once = at_once
         for session in sessions[1:]:
             service.open(session)
         with connect(service, sessions[0]) as stream:

@@ -18,7 +18,7 @@ from tavit_flwr.server.replies import MOVED, SCORES, sort_replies
 from tavit_flwr.server.roster import Roster, check_returned
 from tavit_flwr.server.rounds import Round
 from tavit_flwr.server.schedule import RoundPlan, plan
-from tavit_flwr.server.selection import check_cohort, evaluators, select, substitutes
+from tavit_flwr.server.selection import at_once, check_cohort, evaluators, select, substitutes
 from tavit_flwr.server.sessions import EVALUATE, Session
 from tavit_flwr.server.waiting import wait_for_nodes
 from tavit_flwr.wire.probe import Probe
@@ -399,18 +399,6 @@ def test_an_error_of_a_node_s_own_does_not_put_it_in_doubt():
     assert opened.lost == set()
 
 
-def test_cohorts_that_cannot_run_at_once(caplog):
-    assert check_cohort(people(3, slots=3), config()) == 0
-    assert check_cohort(people(3, slots=0), config(cohort="all")) == 0
-    assert check_cohort(people(3, slots=2), config()) == 2
-    assert "init-args-num-cpus=3" in caplog.text
-    with pytest.raises(ConfigError, match="init-args-num-cpus=3"):
-        check_cohort(people(3, slots=2), config(cohort="all"))
-    apart = config(cohort="all")
-    apart.schedule.phases[0].kind = "task-specific"
-    assert check_cohort(people(3, slots=2), apart) == 0
-
-
 def test_a_node_that_could_not_reach_the_body_service_is_asked_again():
     """So that with wire.carrier=auto it is told to use messages, where it was sure of the stream."""
     opened = Round()
@@ -431,6 +419,27 @@ def test_a_question_that_cannot_be_sent_is_reported_and_not_waited_for(caplog):
     assert time.monotonic() - began < 10
     assert "node 2: the question could not be sent to it" in caplog.text
     assert names(roster.refresh()) == ["p0001", "p0002"]  # asked again
+
+
+@pytest.mark.parametrize(("count", "slots", "most"), [(100, 2, 2), (3, 8, 3), (5, 0, 5), (0, 0, 0)])
+def test_as_many_are_at_work_at_once_as_there_are_slots(count, slots, most):
+    assert at_once(people(count, slots)) == most
+
+
+def test_one_whose_node_has_no_slots_waits_for_nobody():
+    assert at_once([*people(3, slots=2), *people(1, slots=0)]) == 4
+
+
+def test_cohorts_that_cannot_run_at_once(caplog):
+    assert check_cohort(people(3, slots=3), config()) == 0
+    assert check_cohort(people(3, slots=0), config(cohort="all")) == 0
+    assert check_cohort(people(3, slots=2), config()) == 2
+    assert "init-args-num-cpus=3" in caplog.text
+    with pytest.raises(ConfigError, match="init-args-num-cpus=3"):
+        check_cohort(people(3, slots=2), config(cohort="all"))
+    apart = config(cohort="all")
+    apart.schedule.phases[0].kind = "task-specific"
+    assert check_cohort(people(3, slots=2), apart) == 0
 
 
 # Replies.
