@@ -13,9 +13,10 @@ from torch import Tensor
 from tavit_flwr.errors import ConfigError
 from tavit_flwr.inference.memory import free_bytes, is_lack_of_memory
 from tavit_flwr.inference.picture import Picture
+from tavit_flwr.inference.transfer import downloaded, upload
 from tavit_flwr.models import Parts
 from tavit_flwr.models.stored import describe, parts_of
-from tavit_flwr.restoration import restored_strips, window_count, window_origins
+from tavit_flwr.restoration import refuse_garbage, restored_strips, window_count, window_origins
 from tavit_flwr.split.devices import CPU, choose_device
 from tavit_flwr.split.phases import set_moving
 from tavit_flwr.split.unsplit import unsplit_forward
@@ -116,18 +117,23 @@ class Restorer:
     def _strips(
         self, read: Callable[[Tensor], Tensor], height: int, width: int, advance: Callable[[int], None]
     ) -> Iterator[Tensor]:
-        """Restore strips of an image, which is cut into windows and averaged on the device; they leave on the CPU."""
+        """Restore strips of an image, which is cut into windows and averaged on the device; they leave on the CPU.
+
+        While one is copied and used, a GPU works on the next.
+        """
 
         def model(degraded_BCPP: Tensor) -> Tensor:
             restored_BCPP = self._restored(degraded_BCPP)
             advance(len(degraded_BCPP))
             return restored_BCPP
 
-        for strip_CNW in restored_strips(
-            lambda rows: read(rows).to(self.device), height, width, model, self.window, self.settings.stride,
+        strips = restored_strips(
+            lambda rows: upload(read(rows), self.device), height, width, model, self.window, self.settings.stride,
             self.batch_size,
-        ):  # fmt: skip
-            yield strip_CNW.to(CPU)
+        )  # fmt: skip
+        for strip_CNW in downloaded(strips):
+            refuse_garbage(strip_CNW)
+            yield strip_CNW
 
     def _restored(self, degraded_BCPP: Tensor) -> Tensor:
         """Restore windows, in smaller and smaller calls where the memory does not suffice."""

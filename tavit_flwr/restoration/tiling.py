@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tavit_flwr.errors import ConfigError, DataError, ModelError
 
-#: Finished rows that wait for each other (ours): handing them on lets a GPU run dry.
+#: Finished rows that wait for each other (ours), so that few strips are handed on.
 _HELD_ROWS = 128
 
 
@@ -103,7 +103,18 @@ def restore_tiled(
     strips = restored_strips(
         lambda rows: degraded_CHW[:, rows.to(degraded_CHW.device)], height, width, model, window, stride, batch_size
     )
-    return torch.cat(list(strips), dim=1)
+    restored_CHW = torch.cat(list(strips), dim=1)
+    refuse_garbage(restored_CHW)
+    return restored_CHW
+
+
+def refuse_garbage(restored: Tensor) -> None:
+    """Raise `ModelError` where restored pixels are not finite; on a GPU this waits for them."""
+    if not bool(torch.isfinite(restored).all()):
+        raise ModelError(
+            "finite restored pixels", "NaN or infinity", "tiling",
+            "look for weights that diverged, or compute in float32",
+        )  # fmt: skip
 
 
 def restored_strips(
@@ -138,7 +149,8 @@ def restored_strips(
     Yields
     ------
     Tensor
-        The next rows, [C, N, W], clamped to [-1, 1]; all together the image.
+        The next rows, [C, N, W], clamped to [-1, 1], NaN where what the model gave is not finite; all together the
+        image. Nothing here waits for a GPU.
 
     Raises
     ------
@@ -147,7 +159,7 @@ def restored_strips(
     DataError
         If a side is below 1.
     ModelError
-        If the model returns another shape, or something that is not finite.
+        If the model returns another shape.
     """
     if batch_size < 1:
         raise ConfigError("batch_size of at least 1", str(batch_size), "tiling")
@@ -166,12 +178,7 @@ def restored_strips(
 
     def finished(last: int) -> Tensor:
         mean = total[:, : last - first, :width] / (row_cover[first:last, None] * column_cover)
-        if not bool(torch.isfinite(mean).all()):
-            raise ModelError(
-                "finite restored pixels", "NaN or infinity", "tiling",
-                "look for weights that diverged, or compute in float32",
-            )  # fmt: skip
-        return mean.clamp(-1.0, 1.0)
+        return torch.where(torch.isfinite(mean), mean.clamp(-1.0, 1.0), torch.nan)
 
     origins = ((top, left) for top in tops for left in lefts)
     first = 0  # the padded row that `source` and `total` begin with

@@ -20,6 +20,7 @@ from tavit_flwr.inference.inputs import plan
 from tavit_flwr.inference.picture import Picture
 from tavit_flwr.inference.restore import restore
 from tavit_flwr.inference.restorer import Restorer, Settings, automatic_batch_size, load_restorer
+from tavit_flwr.inference.transfer import downloaded
 from tavit_flwr.models import build_parts
 from tavit_flwr.models.stored import load_parts
 from tavit_flwr.restoration import restore_tiled, window_count
@@ -69,6 +70,17 @@ def test_strips_of_a_picture_equal_the_whole_image(run_folder):
         expected.set_rows(0, whole)
         np.testing.assert_array_equal(strips.colour_HWC, expected.colour_HWC)
     assert sum(seen) == 3 * window_count(100, 37, 32, 16) == 3 * restorer.windows(100, 37)
+
+
+def test_strips_come_to_the_cpu_in_order_each_once_its_successor_is_under_way():
+    def strips():
+        for number in range(3):
+            begun.append(number)
+            yield torch.tensor(number)
+
+    begun = []
+    assert [(int(strip), max(begun)) for strip in downloaded(strips())] == [(0, 1), (1, 2), (2, 2)]
+    assert list(downloaded([])) == []
 
 
 def test_tasks_have_parts_of_their_own(tmp_path, run_folder):

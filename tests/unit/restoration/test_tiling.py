@@ -60,7 +60,7 @@ def test_equals_the_slow_implementation(monkeypatch, height, width, window, stri
 
 
 def test_rows_are_handed_on_in_a_few_strips_whatever_the_batch():
-    """Each time the model's device runs dry."""
+    """Each one is a copy from the model's device."""
     image = torch.rand(3, 700, 20, generator=torch.Generator().manual_seed(0))
     strips = list(restored_strips(lambda rows: image[:, rows], 700, 20, lambda windows: windows, 8, 4, batch_size=3))
     torch.testing.assert_close(torch.cat(strips, dim=1), image)
@@ -74,8 +74,11 @@ def test_an_output_that_is_not_finite_is_refused(value):
         restored[0, 1, 2, 3] = value
         return restored
 
+    image = torch.zeros(3, 9, 9)
     with pytest.raises(ModelError, match="NaN or infinity"):
-        restore_tiled(torch.zeros(3, 9, 9), model, 8, 4)
+        restore_tiled(image, model, 8, 4)
+    strips = list(restored_strips(lambda rows: image[:, rows], 9, 9, model, 8, 4))
+    assert torch.cat(strips, dim=1)[1, 2, 3].isnan(), "nobody has to wait to find out later"
 
 
 def test_counts_of_the_paper():
