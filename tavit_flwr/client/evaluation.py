@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Self
 
@@ -26,6 +27,9 @@ from tavit_flwr.wire.records import Order
 class SplitRestorer:
     """Restores window batches: head here, body across the wire, tail here.
 
+    While the body has one batch, the tail restores the one before and the head runs on the next: a
+    `tavit_flwr.restoration.tiling.LooksAhead`.
+
     Parameters
     ----------
     head, tail : nn.Module
@@ -42,19 +46,36 @@ class SplitRestorer:
         self._head = head
         self._tail = tail
         self._carrier = carrier
+        self._unsent: deque[Smashed] = deque()
+        self._at_work = False
         self.batches = batches
         self.windows = windows
 
     def __call__(self, degraded_BCPP: Tensor) -> Tensor:
         """Restore [B, C, P, P] windows in [-1, 1]."""
-        head_pass = head_forward(self._head, degraded_BCPP, moves=False)
-        self._carrier.send(Smashed(self.batches, head_pass.sent))
-        answer = self._carrier.receive(Features, self.batches)
-        if not isinstance(answer, Features):
-            raise DataError("features", type(answer).__name__)
+        return self.begin(degraded_BCPP)()
+
+    def begin(self, degraded_BCPP: Tensor) -> Callable[[], Tensor]:
+        """Run the head, and send what it gives once the body has answered what was sent before."""
+        step, head_pass = self.batches, head_forward(self._head, degraded_BCPP, moves=False)
+        self._unsent.append(Smashed(step, head_pass.sent))
+        self._send()
         self.batches += 1
         self.windows += len(degraded_BCPP)
-        return tail_restore(self._tail, answer.features, head_pass, degraded_BCPP)
+        return lambda: tail_restore(self._tail, self._features(step), head_pass, degraded_BCPP)
+
+    def _send(self) -> None:
+        if self._unsent and not self._at_work:
+            self._carrier.send(self._unsent.popleft())
+            self._at_work = True
+
+    def _features(self, step: int) -> Tensor:
+        answer = self._carrier.receive(Features, step)
+        if not isinstance(answer, Features):
+            raise DataError("features", type(answer).__name__)
+        self._at_work = False
+        self._send()
+        return answer.features
 
 
 class Evaluation:

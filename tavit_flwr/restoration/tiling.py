@@ -8,7 +8,9 @@ read and restored strip by strip, so that the memory does not grow with their he
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +19,14 @@ from tavit_flwr.errors import ConfigError, DataError, ModelError
 
 #: Finished rows that wait for each other (ours), so that few strips are handed on.
 _HELD_ROWS = 128
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """A model that can begin with a batch of windows before it has ended with the one before."""
+
+    def begin(self, windows_BCPP: Tensor) -> Callable[[], Tensor]:
+        """Do what can be done at once; what comes back does the rest, in the order of the calls."""
 
 
 def window_origins(length: int, window: int, stride: int) -> range:
@@ -180,20 +190,32 @@ def restored_strips(
         mean = total[:, : last - first, :width] / (row_cover[first:last, None] * column_cover)
         return torch.where(torch.isfinite(mean), mean.clamp(-1.0, 1.0), torch.nan)
 
+    begun: list[tuple[list[tuple[int, int]], Callable[[], Tensor]]] = []
+
+    def add_up(leave: int) -> None:
+        while len(begun) > leave:
+            places, finish = begun.pop(0)
+            for place, restored in zip(places, finish(), strict=True):
+                _view(total, place, window).add_(restored)
+
     origins = ((top, left) for top in tops for left in lefts)
     first = 0  # the padded row that `source` and `total` begin with
     while batch := list(islice(origins, batch_size)):
         done = batch[0][0] - first  # no later window reaches these rows
         if done > _HELD_ROWS:
+            add_up(leave=0)
             yield finished(min(first + done, height))
             first += done
             fresh = padded(rows[first + depth - done : first + depth])
             source = torch.cat((source[:, done:], fresh), dim=1)
             total = torch.cat((total[:, done:], torch.zeros_like(fresh)), dim=1)
         places = [(top - first, left) for top, left in batch]
-        restored_BCPP = _call(model, torch.stack([_view(source, place, window) for place in places]))
-        for place, restored in zip(places, restored_BCPP, strict=True):
-            _view(total, place, window).add_(restored)
+        windows_BCPP = torch.stack([_view(source, place, window) for place in places])
+        with torch.no_grad():
+            finish = model.begin(windows_BCPP) if isinstance(model, LooksAhead) else partial(model, windows_BCPP)
+        begun.append((places, partial(_finish, finish, windows_BCPP.shape)))
+        add_up(leave=isinstance(model, LooksAhead))
+    add_up(leave=0)
     if first < height:
         yield finished(height)
 
@@ -203,11 +225,11 @@ def _view(image: Tensor, origin: tuple[int, int], window: int) -> Tensor:
     return image[:, top : top + window, left : left + window]
 
 
-def _call(model: Callable[[Tensor], Tensor], windows: Tensor) -> Tensor:
-    with torch.no_grad():
-        restored = model(windows)
-    if restored.shape != windows.shape:
-        raise ModelError(f"restored windows {list(windows.shape)}", str(list(restored.shape)), "tiling")
+@torch.no_grad()
+def _finish(finish: Callable[[], Tensor], shape: torch.Size) -> Tensor:
+    restored = finish()
+    if restored.shape != shape:
+        raise ModelError(f"restored windows {list(shape)}", str(list(restored.shape)), "tiling")
     return restored
 
 

@@ -9,8 +9,9 @@ from torch import nn
 from tavit_flwr.client.evaluation import SplitRestorer, score
 from tavit_flwr.client.pictures import save_picture
 from tavit_flwr.client.session import ClientSession
-from tavit_flwr.errors import ModelError, ProtocolError
+from tavit_flwr.errors import DataError, ModelError, ProtocolError
 from tavit_flwr.payloads import EVALUATE_METRICS, Acknowledged, Features, GradSmashed
+from tavit_flwr.restoration import restore_tiled
 from tavit_flwr.split.phases import PHASES
 from tavit_flwr.wire.ledger import Ledger
 
@@ -149,6 +150,22 @@ def test_restoring_sends_smashed_activations_only():
     assert (restorer.batches, restorer.windows) == (2, 4)
 
 
+def test_the_body_is_never_idle_while_an_image_is_restored():
+    """The next head pass is there before an answer comes, and is sent before the tail runs; the bits are the same."""
+    carrier, head, tail = FakeCarrier(), Head(), Tail()
+    head.register_forward_hook(lambda *_: carrier.log.append("head"))
+    tail.register_forward_hook(lambda *_: carrier.log.append("tail"))
+    image = torch.rand(3, 9, 9, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    restorer = SplitRestorer(head, tail, carrier)
+    restored = restore_tiled(image, restorer, 4, 4, 4)  # nine windows
+    assert carrier.log == [
+        "head", "Smashed 0", "head", "? Features 0", "Smashed 1", "tail", "head", "? Features 1", "Smashed 2", "tail",
+        "? Features 2", "tail",
+    ]  # fmt: skip
+    in_turn = SplitRestorer(head, tail, FakeCarrier())
+    assert torch.equal(restored, restore_tiled(image, lambda windows: in_turn(windows), 4, 4, 4))
+
+
 def test_scores_have_the_names_that_may_leave():
     clean = torch.rand(3, 16, 16) * 2 - 1
     degraded = (clean + 0.2).clamp(-1, 1)
@@ -161,6 +178,8 @@ def test_scores_have_the_names_that_may_leave():
 def test_scores_of_equal_images_are_numbers_that_json_can_hold():
     clean = torch.zeros(3, 16, 16)
     assert all(np.isfinite(value) for value in score(clean, clean, clean).values())
+    with pytest.raises(DataError, match="NaN"):
+        score(clean, clean * float("nan"), clean)
 
 
 def test_a_picture_shows_the_images_side_by_side(tmp_path):
