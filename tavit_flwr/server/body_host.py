@@ -138,7 +138,8 @@ class BodyHost:
         if len(gradients) == 1 and weights[0] == 1:
             return gradients[0].to(self._device)
         batch = torch.empty((sum(map(len, gradients)), *gradients[0].shape[1:]), device=self._device)
-        for rows, gradient, weight in zip(batch.split([*map(len, gradients)]), gradients, weights, strict=True):
+        places = torch.split(batch, [len(one) for one in gradients])
+        for rows, gradient, weight in zip(places, gradients, weights, strict=True):
             torch.mul(gradient.to(self._device), weight, out=rows)
         return batch
 

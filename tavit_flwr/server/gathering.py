@@ -99,7 +99,7 @@ class _Batch:
         self._timeout_s = timeout_s
         self._ends = time.monotonic() + timeout_s
         self._changed = threading.Condition()
-        self.features = body_pass.sent.split(rows)
+        self.features = torch.split(body_pass.sent, rows)
         self._missing = set(range(len(rows)))
         self._gradients = [torch.zeros(()).expand(piece.shape) for piece in self.features]
         self._result: Sequence[Tensor] | None = None
@@ -120,7 +120,7 @@ class _Batch:
                     continue
                 self._missing.clear()
                 with free:
-                    self._result = work(body_backward, self._pass, _joined(self._gradients)).split(self._rows)
+                    self._result = torch.split(work(body_backward, self._pass, _joined(self._gradients)), self._rows)
                 self._changed.notify_all()
             return self._result[place]
 

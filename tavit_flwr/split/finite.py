@@ -20,7 +20,7 @@ def all_finite(tensor: Tensor) -> bool:
     A sum that is finite has only finite terms, and takes a fortieth of the time of looking at each; only where finite
     values add up to infinity, each has to be looked at.
     """
-    sums = torch.stack([piece.sum() for piece in tensor.reshape(-1).split(PIECE)])
+    sums = torch.stack([piece.sum() for piece in torch.split(tensor.reshape(-1), PIECE)])
     return math.isfinite(float(sums.sum())) or bool(torch.isfinite(tensor).all())
 
 
