@@ -1,10 +1,13 @@
 """The page while a run goes on and after it: pictures of simulated clients, who failed, and why a run stopped."""
 
 import json
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
 from simulations.page import write_page
+from tavit_flwr import server_app
 from tavit_flwr.client.pictures import pictures_here
 from tavit_flwr.errors import QuorumError
 from tavit_flwr.server.checkpoint import latest
@@ -48,6 +51,15 @@ def test_pictures_are_there_after_the_first_phase_and_stay_the_runs_own(tiny, fa
     assert {"started", "flwr", "torch", "python"} <= set(results["provenance"])
     assert results["provenance"]["started"] in final
     assert all(line["evaluation_wall_s"] >= line["client_s"] > line["server_s"] > 0 for line in lines(out)[2:4])
+
+
+@pytest.mark.parametrize("grid", ["InMemoryGrid", "GrpcGrid"])
+def test_only_a_simulated_run_is_told_where_pictures_lie(grid, images, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(server_app, "TAViT", lambda *given: told.append(given[-1]) or MagicMock())
+    words = f"experiment=tiny data=folder data.folder={images} data.held_out=1 output_dir={tmp_path / 'out'}"
+    server_app.main(type(grid, (), {})(), SimpleNamespace(run_config={"hydra": words}))
+    assert told == [pictures_here if grid == "InMemoryGrid" else None]
 
 
 def test_a_run_that_fails_says_so_on_its_page(tiny, fake_grid, run, tmp_path):

@@ -91,7 +91,7 @@ def test_a_tiny_run_leaves_what_it_promises(fake_grid, tiny, tmp_path, run, capl
         "head", "tail", "body",
     }  # fmt: skip
     pictures = list((tmp_path / "state").rglob("pictures/*.png"))
-    assert {path.name for path in pictures} == {"denoise-p0000.png", "deblock-p0001.png"}
+    assert {path.name for path in pictures} == {"denoise-1.png", "deblock-1.png"}
     assert list((tmp_path / "state").rglob("moments-*")) == []  # nobody will ask for them
     assert all("tavit" not in context.state for context in grid.contexts.values())
     assert results["bytes_up"] > 0

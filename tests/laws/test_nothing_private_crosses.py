@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load
 
 from tavit_flwr import payloads
-from tavit_flwr.client import evaluation
+from tavit_flwr.client import pictures
 from tavit_flwr.client import store as store_module
 from tavit_flwr.config import from_json, to_json
 from tavit_flwr.errors import CheckpointError, ConfigError, DataError, QuorumError
@@ -216,7 +216,7 @@ def test_a_full_disk_names_no_folder(fake_grid, tiny, run, tmp_path, private_nod
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(store_module, "write_tensors", full)
-    monkeypatch.setattr(evaluation.Image.Image, "save", lambda _, path: full(path))
+    monkeypatch.setattr(pictures.Image.Image, "save", lambda _, path, *__: full(path))
     node, _ = private_node
     grid = fake_grid(node_configs=[node])
     config = tiny(
@@ -236,7 +236,7 @@ def test_pictures_that_cannot_be_written_name_no_folder(
     def full(_, path, *args, **kwargs):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(evaluation.Image.Image, "save", full)
+    monkeypatch.setattr(pictures.Image.Image, "save", full)
     node, _ = private_node
     grid = fake_grid(node_configs=[node])
     config = tiny(
