@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -113,7 +114,7 @@ class BodyService:
             session = self._sessions.get(token)
             if session is None:
                 raise SessionError("an open session", "one whose round has ended")
-            return self._attach(token, session, lambda: None, on_answer)
+            return self._attach(token, session, partial(session.exchange.attach, lambda: None, on_answer))
 
     def end_round(self) -> None:
         """End what is left of the round: tokens, sessions, cohorts; nothing of it touches a body afterwards.
@@ -177,11 +178,12 @@ class BodyService:
                 session.instance = caller.instance
             if not caller.instance or session.instance != caller.instance:
                 raise SessionError("one session per token", "a second one", session.where)
-            return self._attach(caller.token, session, on_end, most=self._wire.max_streams_per_client)
+            most = self._wire.max_streams_per_client
+            return self._attach(caller.token, session, partial(session.exchange.attach, on_end, most=most))
 
-    def _attach(self, token: str, session: Session, *told: Callable[[], object], most: int = 4) -> Attachment:
+    def _attach(self, token: str, session: Session, attach: Callable[[], Attachment]) -> Attachment:
         """Attach a transport and start the session's thread, if this has not been done; called with the lock held."""
-        attachment = session.exchange.attach(*told, most=most)  # first: the session's deadlines count from now
+        attachment = attach()  # first: the session's deadlines count from now
         try:
             self._begin(token, session)
         except BaseException:
@@ -197,8 +199,7 @@ class BodyService:
                     "raise wire.max_sessions",
                 )  # fmt: skip
             name = f"tavit-session-{session.client}"
-            thread = threading.Thread(target=self._run, args=(session,), name=name, daemon=True)
-            thread.start()
+            (thread := threading.Thread(target=self._run, args=(session,), name=name, daemon=True)).start()
             self._threads[token] = thread
 
     def _run(self, session: Session) -> None:
