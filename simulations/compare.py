@@ -55,7 +55,7 @@ def figure(table: Sequence[Row], gains: Sequence[Synergy], path: Path) -> None:
     names = list(dict.fromkeys(row.name for row in table))
     tasks = list(dict.fromkeys(row.task for row in table))
     panels = 3 if gains else 2
-    drawing = Figure(figsize=(panels * (2 + 1.6 * len(tasks)), 4), layout="constrained")
+    drawing = Figure(figsize=(panels * (2.4 + 0.8 * len(tasks)), 4), layout="constrained")
     psnr = {(row.name, row.task): (row.psnr_db - row.input_psnr_db, row.psnr_spread_db) for row in table}
     similarity = {(row.name, row.task): (row.ssim - row.input_ssim, row.ssim_spread) for row in table}
     _bars(drawing.add_subplot(1, panels, 1), psnr, names, tasks, "PSNR above the input, dB")
@@ -84,7 +84,7 @@ def _bars(
     axes.set_xticks(range(len(tasks)), tasks)
     axes.set_ylabel(label)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
 
 
 def _differences(axes: Any, gains: Sequence[Synergy], tasks: list[str]) -> None:  # noqa: ANN401 - matplotlib's
@@ -100,7 +100,7 @@ def _differences(axes: Any, gains: Sequence[Synergy], tasks: list[str]) -> None:
     axes.set_xticks(range(len(tasks)), tasks)
     axes.set_ylabel("difference in PSNR, dB, 95 % interval")
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
 
 
 def main(arguments: list[str] | None = None) -> int:
