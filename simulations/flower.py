@@ -20,6 +20,7 @@ import torch
 
 from simulations.processes import end_all, free_port, stop, wait_healthy
 from tavit_flwr.errors import SessionError
+from tavit_flwr.server.provenance import COMMIT, commit_of
 
 ROOT = Path(__file__).resolve().parent.parent
 _RUN_ID = re.compile(r"run (\d{6,})")
@@ -93,6 +94,7 @@ class Flower:
             "RAY_USAGE_STATS_ENABLED": "0",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "PYTHONUNBUFFERED": "1",
+            COMMIT: commit_of(ROOT),
             **environment,
         }
 

@@ -25,7 +25,7 @@ from tavit_flwr.errors import ConfigError, TavitError
 from tavit_flwr.files import write_json
 from tavit_flwr.server.check import check_experiment
 from tavit_flwr.server.page import stop_page
-from tavit_flwr.server.provenance import COMMIT, commit_of
+from tavit_flwr.server.provenance import commit_of
 
 #: Keys that do not change what a job computes.
 INCIDENTAL = ("output_dir", "resume", "keep_checkpoints", "tensorboard")
@@ -146,7 +146,7 @@ class Job:
         resume = (self.folder / "checkpoints").is_dir() and any((self.folder / "checkpoints").glob("round-*"))
         words = [*self.words, override("output_dir", self.folder), *(["resume=true"] if resume else [])]
         at_once = None if self.config.federation.cohort == "all" else AT_ONCE
-        environment = {"TAVIT_STATE_DIR": str(self.folder / "state"), COMMIT: self.record["commit"]}
+        environment = {"TAVIT_STATE_DIR": str(self.folder / "state")}
         if whole := self.config.federation.strategy != "tavit":  # that app imports this package and `simulations`
             environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         with (
