@@ -19,6 +19,7 @@ def answers(monkeypatch):
             raise one
         return subprocess.CompletedProcess(command, 0, stdout=one)
 
+    monkeypatch.setattr("simulations.flower.commit_of", lambda _: "")  # git is asked in the same way
     monkeypatch.setattr(subprocess, "run", run)
     return left
 
