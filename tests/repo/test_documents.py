@@ -171,7 +171,7 @@ def unknown_keys(command):
         if word in ("group=name", *(f"{key}=" for key in settings)):
             continue
         if match and match.group(1) in GROUPS:
-            known = match.group(2) in GROUPS[match.group(1)]
+            known = set(match.group(2).split(",")) <= GROUPS[match.group(1)]  # several in a sweep
         elif match:
             known = known_key(match.group(1))
         else:

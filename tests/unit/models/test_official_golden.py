@@ -1,6 +1,7 @@
 """The paper preset against reference outputs of the published architecture (weights and inputs by formula)."""
 
 import json
+import os
 import zlib
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 import torch
 
 from tavit_flwr.models import build_parts, load_official
+from tavit_flwr.split.devices import choose_device
 
+DEVICE = choose_device(os.environ.get("TAVIT_TEST_DEVICE", "cpu"), "TAVIT_TEST_DEVICE")
 HERE = Path(__file__).parent
 NAMES = ("features", "body_out", "restored", "grad_body_out", "grad_features")
 
@@ -28,14 +31,14 @@ def formula_input(batch, phase):
 
 
 def sample(tensor):
-    flat = tensor.detach().numpy().ravel()
+    flat = tensor.detach().cpu().numpy().ravel()
     return flat[:: max(1, flat.size // 2048)][:2048]
 
 
 def compute(parts, batch, phase, time_step, dtype):
     parts.head.time_step = time_step
-    head, body, tail = (part.to(dtype).eval() for part in (parts.head, parts.body, parts.tail))
-    x = formula_input(batch, phase).to(dtype)
+    head, body, tail = (part.to(DEVICE, dtype).eval() for part in (parts.head, parts.body, parts.tail))
+    x = formula_input(batch, phase).to(DEVICE, dtype)
     with torch.no_grad():
         smashed, local = head(x)
     smashed.requires_grad_()
@@ -83,7 +86,7 @@ def test_every_reference_array_within_1e_4(official, case, dtype, two_threads):
     batch, phase, time_step = int(wanted["batch"]), float(wanted["phase"]), int(wanted["t"])
     loss, arrays = compute(official, batch, phase, time_step, dtype)
     assert loss == pytest.approx(float(wanted["loss"]), rel=1e-6)
-    same_kernels = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    same_kernels = DEVICE.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512"
     most = 1e-4 if same_kernels or dtype == torch.float64 else 1e-3
     far = {name: distance for name in NAMES if not (distance := relative(arrays[name], wanted[name])) < most}
     assert far == {}
