@@ -26,7 +26,7 @@ from tavit_flwr.split.unsplit import unsplit_forward
 _TENSORS_ALIVE = 24
 _SHARE = 0.25  # of the free memory that a batch may take
 _MOST_BYTES_ON_CPU = 2**30
-_MOST_WINDOWS_ON_CPU, _MOST_WINDOWS = 32, 256  # more a call were not faster: on the CPU, and on an H200 (64: 7 % slower)
+_MOST_WINDOWS_ON_CPU, _MOST_WINDOWS = 32, 256  # more a call were not faster; on an H200 64 were 7 % slower
 
 logger = logging.getLogger("tavit")
 
