@@ -98,7 +98,8 @@ class Restorer:
 
     def __call__(self, degraded_CHW: Tensor, advance: Callable[[int], None] = lambda windows: None) -> Tensor:
         """Restore [3, H, W] in [-1, 1]; `advance` is told of windows as they are begun."""
-        strips = self._strips(lambda rows: degraded_CHW[:, rows], *degraded_CHW.shape[1:], advance)
+        _, height, width = degraded_CHW.shape
+        strips = self._strips(lambda rows: degraded_CHW[:, rows], height, width, advance)
         return torch.cat(list(strips), dim=1)
 
     def picture(self, degraded: Picture, advance: Callable[[int], None] = lambda windows: None) -> Picture:

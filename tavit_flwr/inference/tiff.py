@@ -61,7 +61,7 @@ def read_odd_tiff(path: Path, most_pixels: int) -> Picture | None:
 def _odd(page: Any) -> bool:  # noqa: ANN401 - tifffile's page
     separate = page.planarconfig == _SEPARATE and page.samplesperpixel > 1
     grey_and_alpha = page.samplesperpixel == 2
-    return page.bitspersample == 16 and (separate or grey_and_alpha or page.photometric == _WHITE_IS_ZERO)
+    return bool(page.bitspersample == 16 and (separate or grey_and_alpha or page.photometric == _WHITE_IS_ZERO))
 
 
 def _picture(page: Any) -> Picture:  # noqa: ANN401 - tifffile's page

@@ -33,7 +33,7 @@ def _download(tensor: Tensor) -> Callable[[], Tensor]:
     copy = tensor.to(CPU, non_blocking=True)
     if tensor.device.type != "cuda":
         return lambda: copy
-    done = torch.cuda.Event()
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
     done.record(torch.cuda.current_stream(tensor.device))
 
     def wait() -> Tensor:
