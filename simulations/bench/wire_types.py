@@ -1,9 +1,13 @@
 """What each wire type loses: PSNR on held-out images beside float32, after as many steps, over several seeds.
 
-``python -m simulations.bench.wire_types`` trains one client with the preset ``small`` through both phases, with the
-real client and the real body service of a run, TLS on. All types of a seed begin with the same weights and draw the
-same batches; held-out images are scored over a float32 wire. ``evaluation`` rows take the weights that float32 has
-trained, and score them over wires of other types.
+``python -m simulations.bench.wire_types`` trains one client through both phases, with the real client and the real body
+service of a run, TLS on. All types of a seed begin with the same weights and draw the same batches; held-out images
+are scored over a float32 wire. ``evaluation`` rows take the weights that float32 has trained, and score them over wires
+of other types; ``no features`` tells what the wire is worth at all: the tail gets zeros. Two models:
+
+* ``small``: the preset;
+* ``no skips``: the same with a permuting head, which gives the tail no skips, so that all that it knows of the image
+  but the image itself has crossed the wire.
 
 ``bytes`` are those of a step in training, both phases together, and of a window in evaluation, headers included.
 ``lost_db`` is the mean over seeds of float32's PSNR less the type's, ``spread_db`` the standard deviation, ``each_db``
@@ -19,6 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from simulations.bench.cases import images, words
 from simulations.bench.record import Record, arguments, cores, report
@@ -42,6 +48,8 @@ TYPES = {kind: (f"wire.dtype={kind}",) for kind in DTYPES} | {
     "int8, error feedback": ("wire.dtype=int8", "wire.error_feedback=true"),
     "bfloat16, zstd": ("wire.dtype=bfloat16", "wire.compression=zstd"),
 }
+#: Overrides by name.
+MODELS = {"small": (), "no skips": ("+model.overrides.head_kind=permuted",)}
 #: Up and down in evaluation.
 EVALUATED = (
     (FLOAT32, FLOAT32),
@@ -106,6 +114,14 @@ class Pair:
         metrics = self._session(Evaluation, plan(config.schedule)[-1], EVALUATE, config).metrics
         return metrics["psnr-db"], (metrics["bytes-up"] + metrics["bytes-down"]) / metrics["windows"]
 
+    def score_without_features(self) -> float:
+        """PSNR where the tail gets zeros for features, dB."""
+        hook = self._host.body.register_forward_hook(lambda _, __, features: torch.zeros_like(features))
+        try:
+            return self.score(FLOAT32, FLOAT32)[0]
+        finally:
+            hook.remove()
+
     def _session(self, kind: type[Job], one: RoundPlan, phase: str, config: TavitConfig) -> Result:
         workshop, wire = replace(self._workshop, config=config), config.wire
         moves = phase in PHASES and PHASES[phase].body_moves
@@ -132,63 +148,74 @@ def main(given: list[str] | None = None) -> list[Record]:
     """Train and score, print a table, and write the JSON."""
     parser = arguments("wire_types", __doc__)
     parser.add_argument("--seeds", type=int, default=3, help="one where it is quick")
-    parser.add_argument("--steps", type=int, default=180, help="of each training, a multiple of 6; 6 where it is quick")
+    parser.add_argument("--steps", type=int, default=96, help="of each training, a multiple of 6; 6 where it is quick")
     parser.add_argument("--threads", type=int, default=cores(), help="of torch; one is best where others are at work")
     options = parser.parse_args(given)
-    threads = [f"compute.{side}_threads={options.threads}" for side in ("client", "server")]
     seeds, steps = (1, 6) if options.quick else (options.seeds, options.steps)
-    trained: dict[str, list[Trained]] = {name: [] for name in TYPES}
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pictures = images(folder / "images")
-        for seed in range(seeds):
-            for kind, overrides in TYPES.items():
-                if seed and "zstd" in kind:
-                    continue
-                config = compose(experiment(pictures, seed, steps, *threads, *overrides))
-                pair = Pair(config, folder / f"{kind}-{seed}")
-                bytes_a_step = pair.train()
-                trained[kind].append(Trained(pair, bytes_a_step, pair.score(FLOAT32, FLOAT32)[0]))
-                print(f"seed {seed}, {kind}: {trained[kind][-1].psnr_db:.3f} dB", flush=True)
-        rows = [
-            row("training", kind, [one.psnr_db for one in found], trained[FLOAT32], found[0].bytes_a_step,
-                trained[FLOAT32][0].bytes_a_step, GOALS.get(kind))
-            for kind, found in trained.items()
-        ]  # fmt: skip
-        rows += evaluated(trained[FLOAT32])
+        threads = [f"compute.{side}_threads={options.threads}" for side in ("client", "server")]
+        for model, overrides in MODELS.items():
+            given = [*threads, *overrides, f"data.held_out={2 if options.quick else 8}"]
+            trained = train(folder / model, model, experiment(pictures, steps, *given), seeds)
+            plain = trained[FLOAT32]
+            rows += [
+                {"model": model, "measured": "training", "type": kind}
+                | compared(
+                    [(one.psnr_db, one.bytes_a_step) for one in found], plain, plain[0].bytes_a_step, GOALS.get(kind)
+                )
+                for kind, found in trained.items()
+            ]
+            rows += [{"model": model, "measured": "evaluation", **row} for row in evaluated(plain)]
     return report(options.output, [], rows, f"PSNR lost by wire type after {steps} steps, {seeds} seeds")
 
 
-def experiment(pictures: Path, seed: int, steps: int, *more: str, preset: str = "small") -> list[str]:
+def train(folder: Path, model: str, given: Sequence[str], seeds: int) -> dict[str, list[Trained]]:
+    """Train every seed with every type."""
+    trained: dict[str, list[Trained]] = {}
+    for seed in range(seeds):
+        for kind, overrides in TYPES.items():
+            if "zstd" in kind and seed:
+                continue
+            pair = Pair(compose([*given, f"seed={seed}", *overrides]), folder / f"{kind}-{seed}")
+            bytes_a_step = pair.train()
+            one = Trained(pair, bytes_a_step, pair.score(FLOAT32, FLOAT32)[0])
+            trained.setdefault(kind, []).append(one)
+            print(f"{model}, seed {seed}, {kind}: {one.psnr_db:.3f} dB", flush=True)
+    return trained
+
+
+def experiment(pictures: Path, steps: int, *more: str, preset: str = "small") -> list[str]:
     """Overrides of one client's run through both phases twice, a third of its steps task-agnostic."""
     own = steps // 6
     phases = f"{{kind:task-specific,rounds:2,steps:{own}}},{{kind:task-agnostic,rounds:1,steps:{own}}}"
     return words(
-        preset, 1, pictures, f"seed={seed}", "optimiser=decaying", "data.held_out=12", "evaluation.stride=64",
-        "schedule.cycles=2", f"schedule.phases=[{phases}]", *more,
+        preset, 1, pictures, "optimiser=decaying", "evaluation.stride=64", "schedule.cycles=2",
+        f"schedule.phases=[{phases}]", *more,
     )  # fmt: skip
 
 
 def evaluated(trained: Sequence[Trained]) -> list[dict[str, Any]]:
-    """Rows of evaluation: the same weights over each pair of types."""
-    found = {types: [one.pair.score(*types) for one in trained] for types in EVALUATED}
-    plain_bytes = found[EVALUATED[0]][0][1]
-    return [
-        row("evaluation", f"{up} up, {down} down", [psnr_db for psnr_db, _ in scores], trained, scores[0][1],
-            plain_bytes, EVALUATION_GOAL_DB)
-        for (up, down), scores in found.items()
-    ]  # fmt: skip
+    """Rows of evaluation: the same weights over each pair of types, and without features."""
+    found = {f"{up} up, {down} down": [one.pair.score(up, down) for one in trained] for up, down in EVALUATED}
+    plain_bytes = next(iter(found.values()))[0][1]
+    rows = [
+        {"type": kind} | compared(scores, trained, plain_bytes, EVALUATION_GOAL_DB) for kind, scores in found.items()
+    ]
+    nothing = [(one.pair.score_without_features(), 0.0) for one in trained]
+    return [*rows, {"type": "no features"} | compared(nothing, trained, plain_bytes, None)]
 
 
-def row(
-    measured: str, kind: str, psnr_db: Sequence[float], plain: Sequence[Trained], size: float, plain_size: float,
-    goal_db: float | None,
-) -> dict[str, Any]:  # fmt: skip
-    """One row of the table; `plain` are float32's of the same seeds, or of more."""
-    lost_db = [one.psnr_db - other for one, other in zip(plain, psnr_db, strict=False)]
+def compared(
+    found: Sequence[tuple[float, float]], plain: Sequence[Trained], plain_bytes: float, goal_db: float | None
+) -> dict[str, Any]:
+    """Compare PSNR and bytes of some seeds with float32's of the same seeds, or of more."""
+    lost_db = [one.psnr_db - psnr_db for one, (psnr_db, _) in zip(plain, found, strict=False)]
     return {
-        "measured": measured, "type": kind, "bytes": size, "share": size / plain_size,
-        "psnr_db": statistics.mean(psnr_db), "lost_db": statistics.mean(lost_db),
+        "bytes": found[0][1], "share": found[0][1] / plain_bytes,
+        "psnr_db": statistics.mean(psnr_db for psnr_db, _ in found), "lost_db": statistics.mean(lost_db),
         "spread_db": statistics.stdev(lost_db) if len(lost_db) > 1 else 0.0,
         "each_db": lost_db, "goal": "" if goal_db is None else f"under {goal_db} dB",
     }  # fmt: skip

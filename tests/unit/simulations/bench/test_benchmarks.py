@@ -104,16 +104,35 @@ def test_types_are_compared_at_equal_steps(make_images, tmp_path):
     trained = []
     for number, kind in enumerate(("float32", "float32", "int8")):
         smaller = ("data.held_out=1", "evaluation.stride=32", "compute.client_threads=1", "compute.server_threads=1")
-        given = wire_types.experiment(pictures, 0, 6, *wire_types.TYPES[kind], *smaller, preset="tiny")
+        given = wire_types.experiment(pictures, 6, *wire_types.TYPES[kind], *smaller, preset="tiny")
         pair = wire_types.Pair(compose(given), tmp_path / str(number))
         trained.append(wire_types.Trained(pair, pair.train(), pair.score("float32", "float32")[0]))
     plain, again, int8 = trained
     assert plain.bytes_a_step == again.bytes_a_step
     assert plain.psnr_db == again.psnr_db
     assert int8.psnr_db != plain.psnr_db
-    row = wire_types.row("training", "int8", [int8.psnr_db], [plain], int8.bytes_a_step, plain.bytes_a_step, 0.1)
+    row = wire_types.compared([(int8.psnr_db, int8.bytes_a_step)], [plain], plain.bytes_a_step, 0.1)
     assert row["lost_db"] == plain.psnr_db - int8.psnr_db
     assert 0.25 < row["share"] < 0.35
+    assert plain.pair.score_without_features() != plain.psnr_db == plain.pair.score("float32", "float32")[0]
+
+
+def test_evaluation_s_own_type_is_the_cheapest_and_loses_less_than_a_hundredth_of_a_db(make_images, tmp_path):
+    """Where all that the tail knows of an image has crossed the wire, and weights are such that it counts."""
+    given = wire_types.experiment(
+        make_images(tmp_path / "photographs", 4), 6, "+model.overrides.head_kind=permuted", "data.held_out=2",
+        "evaluation.stride=32", "compute.client_threads=1", "compute.server_threads=1", preset="tiny",
+    )  # fmt: skip
+    pair = wire_types.Pair(compose(given), tmp_path / "state")
+    draws = torch.Generator().manual_seed(0)
+    for tensor in pair._tensors.values():
+        tensor.add_(0.1 * torch.randn(tensor.shape, generator=draws))
+    plain_db, plain_bytes = pair.score("float32", "float32")
+    default = compose(given).wire.dtypes.evaluation
+    own_db, own_bytes = pair.score(default.up, default.down)
+    assert own_bytes < 0.28 * plain_bytes
+    assert 0 < abs(plain_db - own_db) < 0.01
+    assert plain_db - pair.score_without_features() > 0.1
 
 
 def test_quick_cases_have_names():
