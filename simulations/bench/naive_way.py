@@ -1,10 +1,13 @@
-"""Ours beside the naive way, deployed: one Flower message per exchange, as Flower's vertical-fl example does.
+"""A deployed client-step beside both its limits: the unsplit loop, and one Flower message per exchange.
 
 ``python -m simulations.bench.naive_way`` deploys two SuperNodes on loopback, with TLS and keys, and measures in turns,
-with preset ``small`` and 4 crops a step, task-specific:
+with preset ``small`` and 4 crops a step,
 
-* ``ours``: client-steps of a real ``flwr run``, as `simulations.bench.steps` counts them;
-* ``naive``: the same split with two Flower messages a step, see ``simulations/naive``.
+* ``unsplit``: the same clients in one process, as `simulations.bench.steps` has them; before and after each run;
+* ``ours``: client-steps of a real ``flwr run``, of both phases. ``messages_s`` are the seconds that a round takes
+  besides: Flower's messages, for which a process starts each, and averaging;
+* ``naive``: the same split with two Flower messages a step, as Flower's vertical-fl example does, task-specific; see
+  ``simulations/naive``.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from simulations.bench.cases import images, round_lines, train, words
+from simulations.bench.cases import config_of, images, round_lines, train, words
 from simulations.bench.record import Record, arguments, report
 from simulations.bench.steps import add
+from simulations.bench.unsplit import PHASE_NAMES, UnsplitLoop
 from simulations.deployment import federation
 from simulations.flower import ROOT, Flower
 from tavit_flwr.errors import SessionError
@@ -38,18 +42,37 @@ def main(given: list[str] | None = None) -> list[Record]:
             for number in range(NODES):
                 add(running, number, pictures)
             for repeat in range(1 if options.quick else 2):
-                ours = words("small", NODES, pictures, f"data.batch_size={BATCH}", "federation.enrol_timeout_s=300")
-                _, trained = train(
-                    running.flower, ours, folder / f"run-{repeat}", rounds=1, steps=STEPS, nodes=None
-                )  # fmt: skip
-                (line,) = round_lines(trained, "task-specific")
-                ours_s = line["round_session_s"] / (STEPS * NODES)
+                split = beside_unsplit(running.flower, pictures, folder / f"run-{repeat}")
+                (ours_ms,) = (row["ours_ms"] for row in split if row["phase"] == PHASE_NAMES[0])
+                rows += split
                 for naive_s in naive(running.flower, 2 if options.quick else options.steps, folder):
-                    rows.append({"naive_s": naive_s, "ours_s": ours_s, "ratio": naive_s / ours_s})
+                    ratio = 1000 * naive_s / ours_ms
+                    rows.append({"beside": "naive", "phase": PHASE_NAMES[0], "naive_s": naive_s, "naive_ratio": ratio,
+                                 "ours_ms": ours_ms})  # fmt: skip
+    slow = [row for row in rows if row["beside"] == "naive"]
     record = Record.of(
-        "naive_ratio/deployment", "s a client-step", [row["naive_s"] for row in rows], [row["ours_s"] for row in rows]
-    )
-    return report(options.output, [record], rows, "a deployed client-step, one Flower message per exchange and ours")
+        "naive_ratio/deployment", "s a client-step", [row["naive_s"] for row in slow],
+        [row["ours_ms"] / 1000 for row in slow],
+    )  # fmt: skip
+    return report(options.output, [record], rows, "a deployed client-step, two SuperNodes, preset small")
+
+
+def beside_unsplit(flower: Flower, pictures: Path, output: Path) -> list[dict[str, Any]]:
+    """Run both phases, a round each, between two measurements of the unsplit loop; a row for each phase."""
+    given = words("small", NODES, pictures, f"data.batch_size={BATCH}", "federation.enrol_timeout_s=300")
+    loop = UnsplitLoop(config_of(given))
+    before = [loop.median_cost(phase, STEPS) for phase in PHASE_NAMES]
+    _, trained = train(flower, given, output, rounds=1, steps=STEPS, nodes=None)
+    after = [loop.median_cost(phase, STEPS) for phase in PHASE_NAMES]
+    rows: list[dict[str, Any]] = []
+    for phase, first, last in zip(PHASE_NAMES, before, after, strict=True):
+        (line,) = round_lines(trained, phase)
+        ours_ms = 1000 * line["round_session_s"] / (STEPS * NODES)
+        unsplit_ms = 1000 * (first.wall_s + last.wall_s) / 2
+        messages_s = line["round_wall_s"] - line["round_session_s"]
+        rows.append({"beside": "unsplit", "phase": phase, "unsplit_ms": unsplit_ms, "ours_ms": ours_ms,
+                     "step_ratio": ours_ms / unsplit_ms, "messages_s": messages_s})  # fmt: skip
+    return rows
 
 
 def naive(flower: Flower, steps: int, folder: Path) -> list[float]:
