@@ -21,10 +21,10 @@ from tavit_flwr.files import write_json
 #: Modules here, those first that disturb the machine least.
 BENCHMARKS = (
     "wire_bytes", "phases", "protocol", "restore", "breakdown", "frozen_options", "wire_types", "first_step", "steps",
-    "naive_way", "scale",
+    "naive_way", "carriers", "scale",
 )  # fmt: skip
 #: Only in full, or by name.
-FULL = frozenset({"frozen_options", "wire_types"})
+FULL = frozenset({"carriers", "frozen_options", "wire_types"})
 
 
 def main(given: list[str] | None = None) -> int:
