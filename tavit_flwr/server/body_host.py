@@ -15,7 +15,7 @@ from tavit_flwr.split.devices import CPU
 from tavit_flwr.split.finite import all_finite_together
 from tavit_flwr.split.optimisers import build_optimiser, learning_rate, load_moments, moments, set_learning_rate
 from tavit_flwr.split.phases import set_moving
-from tavit_flwr.split.server_side import BodyPass, body_backward, body_forward
+from tavit_flwr.split.server_side import BodyPass, body_backward, body_forward, joined
 
 #: Torch's generators belong to the whole process: bodies take turns with them.
 _GENERATOR = threading.Lock()
@@ -95,7 +95,7 @@ class BodyHost:
         drawn_on = [self._device] if self._device.type == "cuda" else []
         with self._moving, _GENERATOR, torch.random.fork_rng(devices=drawn_on):
             torch.manual_seed(derive_seed(self._seed, "dropout", self.name, *step_path))
-            return body_forward(self.body, torch.cat(list(smashed)), input_gradient=input_gradient, moves=True)
+            return body_forward(self.body, joined(smashed), input_gradient=input_gradient, moves=True)
 
     def backward_and_step(
         self, body_pass: BodyPass, gradients: Sequence[Tensor], weights: Sequence[float]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tavit_flwr.errors import SessionError
 from tavit_flwr.server.body_host import BodyHost
-from tavit_flwr.split.server_side import BodyPass, body_backward
+from tavit_flwr.split.server_side import BodyPass, body_backward, joined
 
 #: Runs a function on one of the service's workers and waits for its result.
 Work = Callable[..., Any]
@@ -70,7 +70,7 @@ class Gathering:
             return [mine, *(one for one in others if one.smashed.shape == mine.smashed.shape)]
 
     def _forward(self, requests: Sequence[_Request]) -> None:
-        body_pass = self._host.forward_frozen(_joined([one.smashed for one in requests]), input_gradient=True)
+        body_pass = self._host.forward_frozen(joined([one.smashed for one in requests]), input_gradient=True)
         batch = _Batch(body_pass, [len(one.smashed) for one in requests], self._timeout_s)
         for place, one in enumerate(requests):
             one.batch, one.place = batch, place
@@ -120,7 +120,7 @@ class _Batch:
                     continue
                 self._missing.clear()
                 with free:
-                    self._result = torch.split(work(body_backward, self._pass, _joined(self._gradients)), self._rows)
+                    self._result = torch.split(work(body_backward, self._pass, joined(self._gradients)), self._rows)
                 self._changed.notify_all()
             return self._result[place]
 
@@ -128,7 +128,3 @@ class _Batch:
         with self._changed:
             self._missing.discard(place)
             self._changed.notify_all()
-
-
-def _joined(pieces: list[Tensor]) -> Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)

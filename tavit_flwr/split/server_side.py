@@ -74,6 +74,11 @@ def body_backward(body_pass: BodyPass, grad_features_BDGG: Tensor) -> Tensor | N
     return None if body_pass.leaf.grad is None else body_pass.leaf.grad.cpu()
 
 
+def joined(pieces: Sequence[Tensor]) -> Tensor:
+    """Several clients' tensors as one batch; a single one is not copied."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))
+
+
 def cohort_weights(tasks: Sequence[str]) -> list[float]:
     """Weight of each client in a cohort: mean over the clients of a task, then over the tasks.
 

@@ -1,18 +1,20 @@
 """Frames: one payload as safetensors bytes with a small typed header, checked before any work.
 
-A frame is one safetensors blob, whose data may be compressed. Its ``__metadata__`` is the header: protocol version,
+A frame is one safetensors blob, whose data may be compressed. In its header ``__metadata__`` has protocol version,
 kind, phase and step. Nothing that can execute code is ever deserialised.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import lru_cache
+from math import prod
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
 from tavit_flwr import payloads
@@ -34,10 +36,17 @@ _TENSORS: dict[str, frozenset[str]] = {
 }
 _FLOAT32 = Limits()
 _SAFETENSORS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int8: "I8"}
+_DTYPES = {name: dtype for dtype, name in _SAFETENSORS.items()}
+_MOST_SIDES = 8
+_TOLD = "__metadata__"
 #: Name, tensor and wire type to the tensors of the frame.
 Pack = Callable[[str, Tensor, str], dict[str, Tensor]]
 
 _HEADER_KEYS = frozenset({"version", "kind", "phase", "step"})
+
+with warnings.catch_warnings():  # torch warns once in a process that nobody may write to bytes
+    warnings.simplefilter("ignore")
+    torch.frombuffer(bytes(1), dtype=torch.uint8)
 
 
 def encode(payload: Payload, phase: str, limits: Limits = _FLOAT32, pack: Pack = pack) -> bytes:
@@ -68,7 +77,7 @@ def _blob(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
 
     The library's own `save` orders the metadata by chance, and copies twice.
     """
-    header: dict[str, object] = {"__metadata__": metadata}
+    header: dict[str, object] = {_TOLD: metadata}
     data: list[memoryview] = []
     end = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
@@ -89,10 +98,10 @@ def wire_type(kind: str, limits: Limits) -> str:
 def identity(frame: bytes) -> tuple[str, str] | None:
     """Kind and step that a frame claims, unique within a session and direction; None where its header is no header."""
     try:
-        header = _header(frame)
+        told = _header(frame)[_TOLD]
     except ProtocolError:
         return None
-    return (header["kind"], header["step"]) if header["kind"] in _KINDS else None
+    return (told["kind"], told["step"]) if told["kind"] in _KINDS else None
 
 
 def decode(frame: bytes, phase: str, expected: tuple[type, ...], step: int, limits: Limits) -> Payload:
@@ -114,7 +123,7 @@ def decode(frame: bytes, phase: str, expected: tuple[type, ...], step: int, limi
     Returns
     -------
     Payload
-        In float32; its tensors own their memory.
+        In float32; its tensors own their memory, or are the only ones to use the frame's.
 
     Raises
     ------
@@ -124,46 +133,70 @@ def decode(frame: bytes, phase: str, expected: tuple[type, ...], step: int, limi
     if len(frame) > limits.max_frame_bytes:
         raise ProtocolError(f"a frame of at most {limits.max_frame_bytes} bytes", f"{len(frame)} bytes")
     header = _header(frame)
-    names = [kind.__name__ for kind in expected]
-    if header["kind"] not in names:
-        raise ProtocolError(f"a frame of kind {' or '.join(names)}", repr(header["kind"]), f"step {step}")
-    if header["version"] != PROTOCOL_VERSION:
+    told, kinds = header[_TOLD], [kind.__name__ for kind in expected]
+    if told["kind"] not in kinds:
+        raise ProtocolError(f"a frame of kind {' or '.join(kinds)}", repr(told["kind"]), f"step {step}")
+    if told["version"] != PROTOCOL_VERSION:
         raise ProtocolError(
-            f"protocol version {PROTOCOL_VERSION}", repr(header["version"]), hint="run equal versions on both sides"
+            f"protocol version {PROTOCOL_VERSION}", repr(told["version"]), hint="run equal versions on both sides"
         )
-    if header["phase"] != phase:
-        raise ProtocolError(f"phase {phase!r}", repr(header["phase"]), f"step {step}")
-    if header["step"] != str(step):
-        raise ProtocolError(f"step {step}", repr(header["step"]), f"phase {phase}")
-    if limits.compression == ZSTD and _TENSORS[header["kind"]]:
+    if told["phase"] != phase:
+        raise ProtocolError(f"phase {phase!r}", repr(told["phase"]), f"step {step}")
+    if told["step"] != str(step):
+        raise ProtocolError(f"step {step}", repr(told["step"]), f"phase {phase}")
+    if limits.compression == ZSTD and _TENSORS[told["kind"]]:
         frame = decompress(frame, limits.max_frame_bytes)
-    return _payload(header["kind"], step, _tensors(frame), wire_type(header["kind"], limits))
+    return _payload(told["kind"], step, _tensors(frame, header), wire_type(told["kind"], limits))
 
 
-def _header(frame: bytes) -> Mapping[str, str]:
+def _header(frame: bytes) -> Mapping[str, Any]:
     if len(frame) < 8:
         raise ProtocolError("a safetensors frame", f"{len(frame)} bytes")
     length = int.from_bytes(frame[:8], "little")
     if length > min(MAX_HEADER_BYTES, len(frame) - 8):
         raise ProtocolError(f"a header of at most {MAX_HEADER_BYTES} bytes inside the frame", f"{length} bytes")
+    return _parsed(frame[8 : 8 + length])
+
+
+@lru_cache(maxsize=64)  # exchanges look at a header too, and those of a session are alike
+def _parsed(text: bytes) -> Mapping[str, Any]:
     try:
-        header = json.loads(frame[8 : 8 + length])
+        header = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ProtocolError("a JSON header", type(error).__name__) from error
-    metadata = header.get("__metadata__") if isinstance(header, dict) else None
-    if not isinstance(metadata, dict) or set(metadata) != _HEADER_KEYS:
+    told = header.get(_TOLD) if isinstance(header, dict) else None
+    if not isinstance(told, dict) or set(told) != _HEADER_KEYS:
         raise ProtocolError(f"a header with {sorted(_HEADER_KEYS)}", "another header")
-    if not all(isinstance(value, str) for value in metadata.values()):
+    if not all(isinstance(value, str) for value in told.values()):
         raise ProtocolError("header values that are text", "other types")
-    return metadata
+    return {str(name): value for name, value in header.items()}
 
 
-def _tensors(frame: bytes) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = load(frame)
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise ProtocolError("a safetensors frame", f"{type(error).__name__}: {error}") from error
+def _tensors(frame: bytes, header: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Give the frame's data as tensors, without a copy, once the header accounts for each of its bytes."""
+    start = end = 8 + int.from_bytes(frame[:8], "little")
+    described = {name: _described(name, entry) for name, entry in header.items() if name != _TOLD}
+    tensors: dict[str, Tensor] = {}
+    for name, (dtype, shape, offsets) in sorted(described.items(), key=lambda item: item[1][2]):
+        begin, end = end, end + prod(shape) * dtype.itemsize
+        if offsets != [begin - start, end - start] or begin % dtype.itemsize:
+            raise ProtocolError(f"{name} at its place, {begin - start} to {end - start}", f"{offsets}")
+        if end > len(frame):
+            raise ProtocolError(f"{name} inside the frame", f"{shape} in {len(frame)} bytes")
+        data = torch.frombuffer(frame, dtype=dtype, count=prod(shape), offset=begin) if end > begin else torch.empty(0)
+        tensors[name] = data.to(dtype).view(shape)
+    if end != len(frame):
+        raise ProtocolError(f"{end} bytes, as the header says", f"{len(frame)}")
     return tensors
+
+
+def _described(name: str, entry: object) -> tuple[torch.dtype, list[int], list[int]]:
+    match entry:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [begin, end]}:
+            counts = [*shape, begin, end]
+            if dtype in _DTYPES and len(shape) <= _MOST_SIDES and all(type(one) is int and one >= 0 for one in counts):
+                return _DTYPES[dtype], shape, [begin, end]
+    raise ProtocolError(f"{name[:40]} of a type among {sorted(_DTYPES)}, its shape and its place", repr(entry)[:200])
 
 
 def _payload(kind: str, step: int, tensors: dict[str, Tensor], wire_type: str) -> Payload:

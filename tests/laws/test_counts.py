@@ -1,5 +1,6 @@
-"""What a step costs, counted: passes, optimiser steps, arithmetic, copies of tensors, frames and bytes. Never timed."""
+"""What a step costs, counted: passes each way, optimiser steps, arithmetic, copies, frames and bytes. Never timed."""
 
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -12,9 +13,12 @@ from torch.utils.flop_counter import flop_registry
 from tavit_flwr.client.session import ClientSession
 from tavit_flwr.config import DTYPES, WireConfig
 from tavit_flwr.models import preset
+from tavit_flwr.payloads import Smashed
 from tavit_flwr.server import body_service
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.cost import part_costs
+from tavit_flwr.wire.frames import decode, encode
+from tavit_flwr.wire.limits import Limits
 
 PHASES = ("task-specific", "task-agnostic", "joint")
 STEPS = 3
@@ -108,6 +112,21 @@ def test_each_part_runs_once_a_step(make_lab, phase, passes, optimiser_steps):
     assert stepped["step"] == optimiser_steps
 
 
+@pytest.mark.parametrize(
+    ("phase", "ours"),  # the client's tail and, where it moves, head; the server's body
+    [("task-specific", 2 + 1), ("task-agnostic", 1 + 1), ("joint", 2 + 1)],
+)
+def test_each_part_runs_backward_once_a_step(make_lab, monkeypatch, phase, ours):
+    calls = Counter()
+    for name in ("backward", "grad"):
+        run = getattr(torch.autograd, name)
+        monkeypatch.setattr(
+            torch.autograd, name, lambda *rest, run=run, **options: calls.update(["ran"]) or run(*rest, **options)
+        )
+    make_lab(["denoise"]).run_split(phase, STEPS)
+    assert calls["ran"] == ours * STEPS
+
+
 def test_two_clients_share_one_pass_of_a_moving_body(make_lab):
     lab, passes = make_lab(["denoise", "deblock"]), Counter()
     lab.body.register_forward_hook(lambda *_: passes.update(["body"]))
@@ -137,17 +156,37 @@ def test_no_gradient_is_computed_that_nobody_uses(make_lab, monkeypatch, phase):
 def test_tensors_are_copied_no_more_than_the_protocol_needs(make_lab, monkeypatch, phase, dtype):
     """Beyond the unsplit step: one conversion for each tensor and end where the wire has a type of its own.
 
-    As float32 a tensor becomes bytes and is read from them, with one copy each that torch does not see.
+    The unsplit step joins a cohort of one, which costs a copy each way; the body's owner does not.
+
+    The copy into a frame's bytes is none of torch's: see below.
     """
     with Copies() as unsplit:
         make_lab(["denoise"]).run_unsplit(phase, STEPS)
     watch = Watch(monkeypatch, Copies)
     make_lab(["denoise"]).run_split(phase, STEPS, wire=WireConfig(dtype=dtype))
-    extra = {"task-specific": 1, "task-agnostic": 0, "joint": 1}[
-        phase
-    ]  # a skip's gradient, kept until its head's comes
+    kept = 0 if phase == "task-agnostic" else 1  # a skip's gradient, until its head's comes
+    extra = kept - (0 if phase == "task-specific" else 2)
     conversions = 0 if dtype == "float32" else sum(CROSSING[phase])
     assert watch.count("client") + watch.count("server") == unsplit.count + STEPS * (extra + 2 * conversions)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_frame_is_one_copy_of_its_tensors_and_reading_it_makes_none_but_theirs(dtype):
+    """Bytes that Python has set aside at most; what torch has is counted above."""
+    limits, payload = Limits(up=dtype), Smashed(0, torch.ones(4, 64, 32, 32))
+    encode(payload, "joint", limits)
+    tracemalloc.start()
+    try:
+        frame = encode(payload, "joint", limits)
+        _, writing = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        decode(frame, "joint", (Smashed,), 0, limits)
+        _, reading = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(frame) <= writing < 1.1 * len(frame)
+    assert reading - before < 0.1 * len(frame)
 
 
 def test_batches_that_come_again_need_no_second_pass_of_a_frozen_head(make_lab):

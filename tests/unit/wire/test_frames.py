@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,7 +23,7 @@ from tavit_flwr.payloads import (
 )
 from tavit_flwr.split.finite import all_finite
 from tavit_flwr.wire.dtypes import pack
-from tavit_flwr.wire.frames import PROTOCOL_VERSION, decode, encode
+from tavit_flwr.wire.frames import MAX_HEADER_BYTES, PROTOCOL_VERSION, decode, encode
 from tavit_flwr.wire.limits import Limits
 
 KINDS = {Smashed: 1, Features: 1, GradFeatures: 1, GradFeaturesAndSmashed: 2, GradSmashed: 1, Close: 0, Acknowledged: 0}
@@ -69,13 +70,17 @@ def test_tensors_that_are_not_contiguous_survive():
         assert torch.equal(decode(encode(Smashed(0, value), "joint"), "joint", (Smashed,), 0, Limits()).smashed, value)
 
 
-def test_tensors_own_their_memory():
-    frame = bytearray(encode(make(Smashed), "joint"))
-    before = decode(bytes(frame), "joint", (Smashed,), 3, Limits()).smashed
-    copy = before.clone()
-    frame[-4:] = b"\0\0\0\0"
-    before.add_(1)
-    assert torch.equal(before, copy + 1)
+def test_float32_is_read_where_it_arrived():
+    """Whoever decodes a frame is the last to use it."""
+    frame = encode(make(GradFeaturesAndSmashed), "joint")
+    begins = np.frombuffer(frame, np.uint8).ctypes.data
+    payload = decode(frame, "joint", (GradFeaturesAndSmashed,), 3, Limits())
+    del frame
+    for tensor in (payload.grad_features, payload.smashed):
+        assert begins <= tensor.data_ptr() < begins + 8 + MAX_HEADER_BYTES + 2 * tensor.nbytes
+        copy = tensor.clone()
+        tensor.add_(1)
+        assert torch.equal(tensor, copy + 1)
 
 
 @settings(max_examples=150, deadline=None)
@@ -144,6 +149,47 @@ def test_any_description_of_a_tensor_is_refused(value):
     refused(len(text).to_bytes(8, "little") + text + b"\0" * 8)
 
 
+def described(*tensors, data=72):
+    """A frame whose header says of its tensors what it likes."""
+    entries = {
+        name: {"dtype": dtype, "shape": shape, "data_offsets": list(offsets)} for name, dtype, shape, offsets in tensors
+    }
+    text = json.dumps({"__metadata__": HEADER | {"kind": "GradFeaturesAndSmashed"}} | entries).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + bytes(data)
+
+
+WHOLE = ("smashed", "F32", [1, 1, 3, 3], (0, 36)), ("grad_features", "F32", [1, 1, 3, 3], (36, 72))
+
+
+def test_a_header_may_list_tensors_in_any_order():
+    payload = decode(described(*WHOLE[::-1]), "joint", (GradFeaturesAndSmashed,), 3, Limits())
+    assert payload.smashed.shape == payload.grad_features.shape == (1, 1, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "data"),
+    [
+        (WHOLE, 71),
+        (WHOLE, 73),
+        ((WHOLE[0], ("grad_features", "F32", [1, 1, 3, 3], (0, 36))), 36),  # one upon the other
+        ((WHOLE[0], ("grad_features", "F32", [1, 1, 3, 3], (40, 76))), 76),  # a hole
+        ((WHOLE[0], ("grad_features", "F32", [1, 1, 3, 3], (36, 71))), 72),
+        ((WHOLE[0], ("grad_features", "F32", [1, 1, 3, 3], (72, 36))), 72),
+        ((WHOLE[0], ("grad_features", "F32", [1, 1, -3, -3], (36, 72))), 72),
+        ((WHOLE[0], ("grad_features", "F32", [True, True, 3, 3], (36, 72))), 72),
+        ((WHOLE[0], ("grad_features", "F32", [1.0, 1, 3, 3], (36, 72))), 72),
+        ((WHOLE[0], ("grad_features", "F32", [1, 1, 3, 2**62], (36, 36 + 12 * 2**62))), 72),
+        ((WHOLE[0], ("grad_features", "F32", [1] * 70 + [9], (36, 72))), 72),
+        ((WHOLE[0], ("grad_features", "F32", 9, (36, 72))), 72),
+        ((WHOLE[0], ("grad_features", ["F32"], [1, 1, 3, 3], (36, 72))), 72),
+        ((("smashed", "I8", [1, 1, 3, 3], (0, 9)), ("grad_features", "F32", [1, 1, 3, 3], (9, 45))), 45),  # not aligned
+    ],
+)
+def test_a_header_that_does_not_account_for_each_byte_is_refused(tensors, data):
+    refused(described(*tensors, data=data), (GradFeaturesAndSmashed,))
+
+
 def test_a_header_of_one_gigabyte_is_refused_before_it_is_read():
     assert "header" in refused((2**30).to_bytes(8, "little") + b"{" * 100)
     padded = b"{" + b" " * 5000 + b"}"
@@ -166,9 +212,9 @@ def test_a_header_of_one_gigabyte_is_refused_before_it_is_read():
         (blob({}), "smashed"),
         (blob({"smashed": torch.ones(1, 2, 3, 3), "image": torch.ones(1, 3, 8, 8)}), "image"),
         (blob({"grad_features": torch.ones(1, 2, 3, 3)}), "grad_features"),
-        (blob({"smashed": torch.ones(1, 2, 3, 3, dtype=torch.float64)}), "float64"),
+        (blob({"smashed": torch.ones(1, 2, 3, 3, dtype=torch.float64)}), "F64"),
         (blob({"smashed": torch.ones(1, 2, 3, 3, dtype=torch.bfloat16)}), "bfloat16"),
-        (blob({"smashed": torch.ones(1, 2, 3, 3, dtype=torch.int64)}), "int64"),
+        (blob({"smashed": torch.ones(1, 2, 3, 3, dtype=torch.int64)}), "I64"),
         (blob({"smashed": torch.ones(2, 3, 3)}), "B, D, G, G"),
         (blob({"smashed": torch.ones(1, 1, 2, 3, 3)}), "B, D, G, G"),
         (blob({"smashed": torch.ones(())}), "B, D, G, G"),
