@@ -16,6 +16,7 @@ from tavit_flwr.client import store as store_module
 from tavit_flwr.config import from_json, to_json
 from tavit_flwr.errors import CheckpointError, ConfigError, DataError, QuorumError
 from tavit_flwr.wire import encoder
+from tavit_flwr.wire.dtypes import SCALE
 from tavit_flwr.wire.frames import encode
 
 SECRET = "hospital-of-the-secret-marker"
@@ -28,8 +29,8 @@ def frames(monkeypatch):
     """Every frame that either end makes."""
     made = []
 
-    def recording(payload, phase, limits):
-        frame = encode(payload, phase, limits)
+    def recording(payload, phase, limits, pack):
+        frame = encode(payload, phase, limits, pack)
         made.append((type(payload).__name__, frame))
         return frame
 
@@ -125,13 +126,13 @@ def test_frames_carry_only_the_tensors_of_the_cut(fake_grid, tiny, run, tmp_path
     for kind, frame in frames:
         tensors = load(frame)
         fields = {field.name for field in dataclasses.fields(kinds[kind])} - {"step"}
-        assert set(tensors) == fields
+        assert {name.removesuffix(SCALE) for name in tensors} == fields
         header = json.loads(frame[8 : 8 + int.from_bytes(frame[:8], "little")])
         assert set(header["__metadata__"]) == {"version", "kind", "phase", "step"}
         for tensor in tensors.values():
             assert tensor.shape[1] != 3, "an image?"
             assert tensor.shape[-1] < width, "an image or the finest skip?"
-            assert not in_the_clear(tensor.numpy())
+            assert not in_the_clear(tensor.float().numpy())
 
 
 def test_the_list_of_what_may_cross_is_the_papers():

@@ -295,7 +295,7 @@ def test_the_batch_fits_the_memory_that_is_free(monkeypatch):
     parts = build_parts("tiny")
     assert automatic_batch_size(parts, 32) == 32
     window = 24 * 8 * 32 * 32 * 4
-    for free, on_cpu, on_gpu in ((0, 1, 1), (window * 4 * 5, 5, 5), (2**40, 32, 64)):
+    for free, on_cpu, on_gpu in ((0, 1, 1), (window * 4 * 5, 5, 5), (2**40, 32, 256)):
         monkeypatch.setattr("tavit_flwr.inference.restorer.free_bytes", lambda device, free=free: free)
         assert automatic_batch_size(parts, 32) == on_cpu
         assert automatic_batch_size(parts, 32, torch.device("cuda", 0)) == on_gpu

@@ -57,8 +57,8 @@ def connect(service, token, phase="task-specific", timeout_s=10.0, certificate=N
 
 def open_stream(address, token="t", pem=b"", phase="joint", timeout_s=10.0, client="a"):
     return StreamClient(
-        address, token, pem, phase, Limits(), client=client, first_timeout_s=timeout_s, step_timeout_s=timeout_s,
-        session_timeout_s=30,
+        address, token, pem, phase, Limits.of(WireConfig(), phase), client=client, first_timeout_s=timeout_s,
+        step_timeout_s=timeout_s, session_timeout_s=30,
     )  # fmt: skip
 
 
