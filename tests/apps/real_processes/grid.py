@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import os
@@ -152,11 +153,12 @@ class ProcessGrid(Grid):
         node = message.metadata.dst_node_id
         name = f"m{len(self._asked):04d}"
         message.metadata.__dict__["_message_id"] = name  # as Flower does when it sends
-        order = message.content.config_records["config"]
+        sent = copy.deepcopy(message)  # questions to several nodes share their content
+        order = sent.content.config_records["config"]
         if "address" in order:
             order["address"] = self._route(node, str(order["address"]))
         path = self._messages / name
-        path.write_bytes(pickle.dumps((message, self.contexts[node])))
+        path.write_bytes(pickle.dumps((sent, self.contexts[node])))
         self._asked[name] = message
         self._jobs[name] = self._starter.start(
             "client", self.folder / f"node-{node}.log", message=str(path), reply=f"{path}.reply",
