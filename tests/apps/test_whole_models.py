@@ -14,7 +14,6 @@ import torch
 from flwr.app import Error, Message
 from flwr.serverapp.strategy import FedAvg, FedProx
 
-from simulations.finished import read_run
 from simulations.flower import ROOT
 from simulations.whole.client import app, pull_back, train
 from simulations.whole.strategy import WholeModels, flowers_own
@@ -211,17 +210,6 @@ def test_what_whole_models_do_not_have_is_refused(make, tmp_path, word):
 def test_the_app_that_splits_does_not_run_them():
     with pytest.raises(ConfigError, match=r"simulations\.run"):
         split_main(None, SimpleNamespace(run_config={"hydra": "experiment=fedavg"}))
-
-
-@pytest.mark.slow
-def test_a_sweep_runs_whole_models_too(tmp_path):
-    words = ["experiment=end-to-end", "clients=[denoise]", "model=tiny", "data.crop=32", "schedule=tiny"]
-    small = ["data.batch_size=1", "evaluation.stride=32", "schedule.evaluate_first=false"]
-    command = [sys.executable, "-m", "simulations.run", *words, *small, f"output_dir='{tmp_path / 'run'}'"]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    answer = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=200, check=False)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert read_run(tmp_path / "run").steps == {"denoise": 2 * 3}
 
 
 @pytest.mark.slow
