@@ -6,6 +6,7 @@ from torch import nn
 
 from simulations.certificates import make_server_files
 from tavit_flwr.config import OptimiserConfig, WireConfig
+from tavit_flwr.config.schema import DirectionsConfig, WireTypesConfig
 from tavit_flwr.errors import ConfigError
 from tavit_flwr.payloads import Close, Features, Smashed
 from tavit_flwr.server.body_host import BodyHost
@@ -28,13 +29,14 @@ def test_a_session_over_an_operators_certificate(files):
     torch.set_num_threads(1)
     host = BodyHost("natural", nn.Conv2d(4, 4, 1), OptimiserConfig(name="sgd", lr=0.1), 4, seed=0)
     host.begin_phase(moves=False)
-    wire = WireConfig(certificate=str(files.certificate), private_key=str(files.key), step_timeout_s=10)
+    exact = WireTypesConfig(evaluation=DirectionsConfig())
+    wire = WireConfig(certificate=str(files.certificate), private_key=str(files.key), step_timeout_s=10, dtypes=exact)
     with BodyService(wire, threads=1) as service:
         assert service.certificate.certificate_pem == files.certificate.read_bytes()
         token = service.open(Session("a", "denoise", host, EVALUATE, 0))
         with StreamClient(
-            service.address, token, service.certificate.certificate_pem, EVALUATE, Limits(), client="a",
-            first_timeout_s=10, step_timeout_s=10, session_timeout_s=30,
+            service.address, token, service.certificate.certificate_pem, EVALUATE, Limits.of(wire, EVALUATE),
+            client="a", first_timeout_s=10, step_timeout_s=10, session_timeout_s=30,
         ) as stream:  # fmt: skip
             sent = torch.ones(1, 4, 2, 2)
             stream.send(Smashed(0, sent))
