@@ -73,7 +73,7 @@ def evaluate(
         The noise's standard deviation that those methods are told; without it that of the task's noise, and where
         the task has another degradation an estimate for each image.
     limit : int, optional
-        Take only the first cases.
+        Take only the first images, each with all settings of its degradation.
     pictures : Path, optional
         A folder for one PNG a case: degraded, restored and clean side by side.
     console : Console, optional
@@ -105,7 +105,8 @@ def evaluate(
             "sigma_255": ("estimated" if sigma_255 is None else sigma_255) if against else None,
         }
     )  # fmt: skip
-    cases = found.cases[:limit]
+    first = list(dict.fromkeys(case.name for case in found.cases))[:limit]
+    cases = [case for case in found.cases if case.name in first]
     with progress_bar(console) as progress:
         bar = progress.add_task("images", total=len(cases))
         for case in cases:
