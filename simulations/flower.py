@@ -12,17 +12,22 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from simulations.folders import app_alone
 from simulations.processes import end_all, free_port, stop, wait_healthy
 from tavit_flwr.errors import SessionError
 from tavit_flwr.server.provenance import COMMIT, commit_of
 
 ROOT = Path(__file__).resolve().parent.parent
+
+#: A Ray of the run's own: left to itself, Ray joins any cluster that someone started on this machine.
+_NO_CLUSTER = "local"
+
 _RUN_ID = re.compile(r"run (\d{6,})")
 
 
@@ -50,7 +55,7 @@ class RunOutcome:
         return self.status == "finished:completed"
 
 
-def federation_config(clients: int, at_once: int | None = None, gpus: int = 0) -> str:
+def federation_config(clients: int, at_once: int | None = None, gpus: int = 0, *, cluster: bool = False) -> str:
     """Flower's federation settings under which clients run at once, whatever the number of cores.
 
     Parameters
@@ -61,9 +66,14 @@ def federation_config(clients: int, at_once: int | None = None, gpus: int = 0) -
         So many of them run at the same time; all by default.
     gpus : int
         Of this machine; each client that runs gets its share of one. Without a share Ray hides them from clients.
+    cluster : bool
+        A Ray that is there already: as many clients run at once as its machines have cores.
     """
+    config = f"num-supernodes={clients} client-resources-num-cpus=1"
+    if cluster:
+        return config
     at_once = min(clients, at_once or clients)
-    config = f"num-supernodes={clients} client-resources-num-cpus=1 init-args-num-cpus={at_once}"
+    config += f" init-args-num-cpus={at_once}"
     if gpus:
         share = math.floor(10_000 / math.ceil(at_once / gpus)) / 10_000  # rounded down: all have to fit
         config += f" client-resources-num-gpus={share} init-args-num-gpus={gpus}"
@@ -92,6 +102,7 @@ class Flower:
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ADDRESS": os.environ.get("RAY_ADDRESS") or _NO_CLUSTER,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "PYTHONUNBUFFERED": "1",
             COMMIT: commit_of(ROOT),
@@ -104,7 +115,7 @@ class Flower:
         clients: int | None = None,
         *,
         at_once: int | None = None,
-        app: Path = ROOT,
+        app: Path | None = None,
         timeout_s: float = 1800,
         on_line: Callable[[str], None] = lambda line: None,
     ) -> RunOutcome:
@@ -118,7 +129,7 @@ class Flower:
             Simulated nodes, which share this machine's GPUs; None keeps Flower's default federation.
         at_once : int, optional
             So many of them run at the same time; all by default.
-        app : Path
+        app : Path, optional
             Another app that takes the same overrides.
         timeout_s : float
             After which the run is stopped.
@@ -130,9 +141,11 @@ class Flower:
         SessionError
             When Flower does not accept the run, or it takes longer than `timeout_s`.
         """
-        simulated = federation_config(clients, at_once, torch.cuda.device_count()) if clients is not None else ""
+        gpus, cluster = torch.cuda.device_count(), self.env["RAY_ADDRESS"] != _NO_CLUSTER
+        simulated = federation_config(clients, at_once, gpus, cluster=cluster) if clients is not None else ""
         options = ["--federation-config", simulated] if simulated else []
-        return self.run_app(app, {"hydra": overrides}, options, timeout_s=timeout_s, on_line=on_line)
+        with app_alone(ROOT, self.home) if app is None else nullcontext(app) as folder:
+            return self.run_app(folder, {"hydra": overrides}, options, timeout_s=timeout_s, on_line=on_line)
 
     def run_app(
         self,

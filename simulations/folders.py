@@ -1,8 +1,11 @@
-"""Folders that a script fills, and may empty again because it made them itself."""
+"""Folders that a script fills, and may empty again because it made them itself; the app in a folder of its own."""
 
 from __future__ import annotations
 
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -34,3 +37,19 @@ def own_folder(folder: Path, script: str, *, keep: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     marker.touch()
     return folder
+
+
+@contextmanager
+def app_alone(project: Path, within: Path) -> Iterator[Path]:
+    """A copy of what ``flwr run`` packs of this project, in a folder that goes at the end.
+
+    ``flwr run`` looks at every file below the folder that it is given. Below the project that is the environment too,
+    some 47,000 files and five seconds.
+    """
+    with tempfile.TemporaryDirectory(prefix="app-", dir=within) as name:
+        app = Path(name)
+        for folder in ("tavit_flwr", "conf"):
+            shutil.copytree(project / folder, app / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        for file in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(project / file, app)
+        yield app

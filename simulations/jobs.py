@@ -154,7 +154,7 @@ class Job:
             local_flower(self.folder / "flwr", environment) as flower,
         ):
             return flower.run(
-                shlex.join(words), len(self.config.clients), at_once=at_once, app=WHOLE if whole else ROOT,
+                shlex.join(words), len(self.config.clients), at_once=at_once, app=WHOLE if whole else None,
                 timeout_s=timeout_s, on_line=lambda line: print(line, file=log, flush=True),
             )  # fmt: skip
 

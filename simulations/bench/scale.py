@@ -93,10 +93,7 @@ def run(flower: Flower, clients: int, pictures: Path, output: Path) -> list[dict
         f"schedule.phases=[{phases}]", f"federation.min_nodes={clients}", "federation.wait_for_nodes_s=120",
         "federation.enrol_timeout_s=600",
     )  # fmt: skip
-    federation = f"num-supernodes={clients} client-resources-num-cpus=1 init-args-num-cpus={AT_ONCE}"
-    outcome = flower.run_app(
-        Path(__file__).resolve().parents[2], {"hydra": shlex.join(given)}, ["--federation-config", federation]
-    )
+    outcome = flower.run(shlex.join(given), clients, at_once=AT_ONCE)
     path = output / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     trained = [line for line in lines if line["event"] == "train"]

@@ -55,6 +55,7 @@ def sort_replies(
     """
     usable: list[Reply] = []
     silent = dict(opened.sessions)
+    problems: list[str] = []
 
     def left_out(one: Participant) -> None:
         if averages is not None:
@@ -63,12 +64,12 @@ def sort_replies(
     for message in replies:
         node = opened.sender(message)
         if node not in silent:
-            opened.problems.append(f"node {node}: a reply that nobody asked for")
+            problems.append(f"node {node}: a reply that nobody asked for")
             continue
         participant, session = silent.pop(node)
         who = f"node {node}, {session.where}"
         if message.has_error():
-            opened.problems.append(f"{who}: {message.error.reason}")
+            problems.append(f"{who}: {message.error.reason}")
             if node != message.metadata.src_node_id or message.error.code == UNREACHABLE:
                 opened.lost.add(node)
             left_out(participant)
@@ -77,15 +78,16 @@ def sort_replies(
             _check_steps(session, who)
             reply, returned = _read(opened, message, participant, weights, who, kind)
         except Exception as error:  # whatever a node can put into a reply costs that node and nobody else
-            opened.problems.append(f"{who}: {type(error).__name__}: {error}")
+            problems.append(f"{who}: {type(error).__name__}: {error}")
             left_out(participant)
             continue
         usable.append(reply)
         if averages is not None and returned is not None:
             averages.add(returned)
-    for node, (_, session) in sorted(silent.items()):
-        opened.problems.append(f"node {node}, {session.where}: no reply before the deadline")
+    for node, (_, session) in silent.items():
+        problems.append(f"node {node}, {session.where}: no reply before the deadline")
         opened.lost.add(node)
+    opened.problems += sorted(problems)  # the same, whoever answers first
     for problem in opened.problems:
         logger.warning("left out: %s", problem)
     return sorted(usable, key=lambda reply: reply.participant.client)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tavit_flwr.errors import ModelError
 from tavit_flwr.restoration import mse
+from tavit_flwr.split.cut_gradients import backward_from
 from tavit_flwr.split.devices import device_of
 from tavit_flwr.split.precision import run
 
@@ -120,7 +121,7 @@ def head_backward(head_pass: HeadPass, grad_smashed_BDGG: Tensor, grad_local: tu
         if gradient is not None and tensor.requires_grad:
             outputs.append(tensor)
             gradients.append(gradient)
-    torch.autograd.backward(outputs, gradients)
+    backward_from(outputs, gradients)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tavit_flwr.split.cut_gradients import backward_from, gradient_from
 from tavit_flwr.split.devices import device_of
 from tavit_flwr.split.precision import run
 
@@ -69,8 +70,8 @@ def body_backward(body_pass: BodyPass, grad_features_BDGG: Tensor) -> Tensor | N
     """
     gradient = grad_features_BDGG.to(body_pass.features.device)
     if not body_pass.moves:  # by then the body may be in another phase: its parameters must not collect anything
-        return torch.autograd.grad(body_pass.features, body_pass.leaf, gradient)[0].cpu()
-    torch.autograd.backward([body_pass.features], [gradient])
+        return gradient_from(body_pass.features, gradient, body_pass.leaf).cpu()
+    backward_from([body_pass.features], [gradient])
     return None if body_pass.leaf.grad is None else body_pass.leaf.grad.cpu()
 
 

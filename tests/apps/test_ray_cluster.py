@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from simulations.flower import ROOT, local_flower
+from simulations.flower import local_flower
 from simulations.processes import free_port
 
 ray_cluster = pytest.importorskip("ray.cluster_utils")
@@ -36,12 +36,7 @@ def test_clients_run_on_both_nodes_of_a_cluster(cluster, tmp_path, make_proxy):
             "experiment=tiny data.batch_size=1 evaluation.stride=32 evaluation.batch_size=128 federation.cohort=all "
             f"wire.listen=127.0.0.1:{port} wire.advertise={outside.address} output_dir={tmp_path / 'run'}"
         )
-        outcome = flower.run_app(
-            ROOT,
-            {"hydra": words},
-            ["--federation-config", "num-supernodes=2 client-resources-num-cpus=1"],
-            timeout_s=150,
-        )
+        outcome = flower.run(words, clients=2, timeout_s=150)
     assert outcome.completed, outcome.log[-3000:]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(line["left_out"] == [] for line in lines)

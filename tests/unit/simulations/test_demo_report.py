@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from simulations.demo import gather_pictures, report
-from simulations.flower import RunOutcome, federation_config
+from simulations.flower import Flower, RunOutcome, federation_config
 from simulations.processes import free_port
 
 ROW = {"images": 2, "psnr_db": 28.0, "input_psnr_db": 19.0, "ssim": 0.8, "before": {"psnr_db": 19.0}}
@@ -65,6 +65,14 @@ def test_pictures_are_gathered_each_image_once(tmp_path):
 def test_the_federation_lets_all_clients_run_at_once():
     assert federation_config(5) == "num-supernodes=5 client-resources-num-cpus=1 init-args-num-cpus=5"
     assert federation_config(100, 8) == "num-supernodes=100 client-resources-num-cpus=1 init-args-num-cpus=8"
+    assert federation_config(100, 8, cluster=True) == "num-supernodes=100 client-resources-num-cpus=1"
+
+
+def test_a_run_joins_a_ray_cluster_only_when_told(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert Flower(tmp_path, {}).env["RAY_ADDRESS"] == "local"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert Flower(tmp_path, {}).env["RAY_ADDRESS"] == "10.0.0.1:6379"
 
 
 @pytest.mark.parametrize(("clients", "gpus", "share"), [(3, 1, 0.3333), (5, 2, 0.3333), (2, 4, 1.0)])
