@@ -6,7 +6,7 @@ STAMP := $(VENV)/.set-up
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo federation bench test check clean
+.PHONY: help setup demo federation bench test test-all check clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -28,8 +28,13 @@ federation: $(STAMP) ## Deploy a SuperLink with TLS and five SuperNodes on this 
 bench: $(STAMP) ## Measure beside the limits, a quarter of an hour on two cores; outputs/bench.json
 	$(BIN)/python -m simulations.bench --quick
 
-test: $(STAMP) ## Run all tests, real Flower runs included
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder
+
+test: $(STAMP) ## Run the tests, real Flower runs included
+	$(PYTEST) -m "not long"
+
+test-all: $(STAMP) ## Run those too that take minutes each: the tutorial, faults on a SuperLink, a killed sweep
+	$(PYTEST)
 
 check: $(STAMP) ## Format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -27,7 +27,6 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: A Ray of the run's own: left to itself, Ray joins any cluster that someone started on this machine.
 _NO_CLUSTER = "local"
-
 _RUN_ID = re.compile(r"run (\d{6,})")
 
 

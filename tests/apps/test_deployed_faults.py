@@ -1,6 +1,6 @@
 """Faults on a SuperLink with TLS and SuperNodes with keys: what is killed here is Flower's own processes.
 
-One deployment and three runs for all, because each of Flower's messages takes seconds. `test_faults.py` has every other
+One deployment and four runs for all, because each of Flower's messages takes seconds. `test_faults.py` has every other
 fault, and the processes that are killed there are not Flower's.
 """
 
@@ -23,11 +23,16 @@ from simulations.deployment import Node, federation
 from simulations.processes import processes_of
 from tavit_flwr.config import compose
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 PROCESSES = Path(__file__).parent / "real_processes"
-JOINT = "{kind: joint, rounds: 2, steps: 4}"
-ALTERNATING = "{kind: task-specific, rounds: 1, steps: 4}, {kind: task-agnostic, rounds: 1, steps: 4}"
+#: What is said of one that was killed: by our deadline, or by Flower's, whichever is first.
+SILENT = "(no reply before the deadline|Error: Node Unavailable)"
+#: A step before that at which ClientApps are held, and one more.
+STEPS = 2
+JOINT = f"{{kind: joint, rounds: 2, steps: {STEPS}}}"
+ALL_PHASES = ", ".join(f"{{kind: {kind}, rounds: 1, steps: {STEPS}}}" for kind in
+                       ("task-specific", "task-agnostic", "joint"))  # fmt: skip
 
 
 def settings(out, phases):
@@ -53,9 +58,13 @@ def soon(condition, seconds):
     return condition()
 
 
-def train_lines(out):
+def lines_of(out, event):
     found = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
-    return [line for line in found if line["event"] == "train"]
+    return [line for line in found if line["event"] == event]
+
+
+def train_lines(out):
+    return lines_of(out, "train")
 
 
 class Hold:
@@ -66,7 +75,7 @@ class Hold:
         folder.mkdir()
         self.environment = {
             "PYTHONPATH": os.pathsep.join([str(PROCESSES), os.environ.get("PYTHONPATH", "")]),
-            "TAVIT_TEST_FAULT": json.dumps({"kind": "hold", "step": 2, "folder": str(folder)}),
+            "TAVIT_TEST_FAULT": json.dumps({"kind": "hold", "step": STEPS - 1, "folder": str(folder)}),
         }
 
     def expect(self, where, round_=1):
@@ -140,6 +149,10 @@ class Deployment:
         soon(lambda: not set(pids) & set(processes_of(self.running.home)), 30)
         self.left[name] = [command(pid) for pid in set(pids) & set(processes_of(self.running.home))]
 
+    def kill_serverapp(self):
+        (pid,) = [pid for pid in processes_of(self.running.home) if command(pid) == "flwr-serverapp"]
+        os.kill(pid, signal.SIGKILL)
+
     def apps(self):
         """Processes of apps, and of commands that watch them: they end with their runs."""
         return [name for pid in processes_of(self.running.home) if (name := command(pid)).startswith("flwr")]
@@ -164,33 +177,51 @@ def deployment(tmp_path_factory, make_images):
     assert not listens(running.address)
 
 
+class Interrupted:
+    """One experiment in three runs: the first lost its ServerApp in the second round, the next one the SuperLink.
+
+    Each is resumed at once: the SuperLink does not know yet that what ran is lost. The last one goes on by messages.
+    """
+
+    def __init__(self, deployment):
+        self.out, hold = deployment.folder / "interrupted", deployment.holds["stays"]
+        self.out.mkdir()  # as if a run had been killed before its first round
+        both = ("federation.min_nodes=2", "federation.wait_for_nodes_s=120", "resume=true")
+        hold.expect("joint", 2)
+        first = deployment.run(self.out, JOINT, *both)
+        hold.held("joint")
+        deployment.kill_serverapp()
+        hold.let_go("joint")
+        hold.expect("joint", 2)
+        second = deployment.run(self.out, JOINT, *both)
+        hold.held("joint")
+        deployment.running.kill_superlink()
+        deployment.running.start_superlink()
+        hold.let_go("joint")
+        third = deployment.run(self.out, JOINT, *both, "wire.carrier=messages", "wire.step_timeout_s=60")
+        self.first, self.second, self.last = first.wait(), second.wait(), third.wait()
+        soon(lambda: not deployment.apps(), 30)
+        deployment.left["interrupted"] = deployment.apps()
+
+
 @pytest.fixture(scope="module")
 def interrupted(deployment):
-    """A run whose SuperLink is killed in its second round, and the run that goes on after it."""
-    out, hold, running = deployment.folder / "interrupted", deployment.holds["stays"], deployment.running
-    hold.expect("joint", 2)
-    broken = deployment.run(out, JOINT, "federation.min_nodes=2")
-    hold.held("joint")
-    running.kill_superlink()
-    hold.let_go("joint")
-    soon(lambda: not deployment.apps(), 120)
-    deployment.left["superlink"] = deployment.apps()
-    running.start_superlink()
-    resumed = deployment.run(out, JOINT, "federation.min_nodes=2", "federation.wait_for_nodes_s=120", "resume=true")
-    return out, broken.wait(), resumed.wait()
+    return Interrupted(deployment)
 
 
-def test_the_end_of_the_superlink_ends_the_run_with_an_error(deployment, interrupted):
-    _, broken, _ = interrupted
-    assert deployment.left["superlink"] == [], "the ServerApp, a ClientApp, or the command that watches them"
-    assert broken.status == "finished:failed"
-    assert "Connection to the SuperLink is unavailable" in broken.log[-2000:]
+def test_the_end_of_the_serverapp_or_of_the_superlink_is_the_run_s_failure(interrupted):
+    for broken in (interrupted.first, interrupted.second):
+        assert broken.status == "finished:failed"
+    assert "Connection to the SuperLink is unavailable" in interrupted.second.log[-2000:]
 
 
 def test_supernodes_reconnect_by_themselves_and_resume_goes_on(deployment, interrupted):
-    out, _, resumed = interrupted
-    assert resumed.completed, resumed.log[-4000:]
-    assert "rounds: 1 of 2 already done" in resumed.log
+    out, last = interrupted.out, interrupted.last
+    assert last.completed, last.log[-4000:]
+    assert "no round was saved" in interrupted.first.log
+    for resumed in (interrupted.second, last):
+        assert "rounds: 1 of 2 already done" in resumed.log
+    assert "the frames of all sessions travel in Flower messages" in last.log
     everyone = {deployment.client(name) for name in ("stays", "client")}
     assert {client for line in train_lines(out) if line["round"] == 2 for client in line["clients"]} == everyone
     assert (out / "results.json").is_file()
@@ -199,8 +230,7 @@ def test_supernodes_reconnect_by_themselves_and_resume_goes_on(deployment, inter
 def test_a_resumed_run_ends_with_the_bits_of_one_that_was_never_stopped(
     deployment, interrupted, fake_grid, run, tmp_path
 ):
-    """The same clients, images and seed, in threads of this process."""
-    out, *_ = interrupted
+    """The same clients, images and seed, in threads of this process, and all of it over the stream."""
     configs = []
     for name in ("stays", "client"):
         state = tmp_path / name
@@ -208,23 +238,28 @@ def test_a_resumed_run_ends_with_the_bits_of_one_that_was_never_stopped(
         shutil.copy(deployment.running.home / "state" / name / "client-name", state)
         configs.append({**deployment.nodes[name].config, "state-dir": str(state)})
     checkpoint = run(compose(settings(tmp_path / "out", JOINT)), tmp_path / "out", fake_grid(node_configs=configs))
-    ours = load_file(out / "checkpoints" / "round-000002" / "weights.safetensors")
+    ours = load_file(interrupted.out / "checkpoints" / "round-000002" / "weights.safetensors")
     assert {name.split("/")[0] for name in ours} == {"head", "body", "tail"}
     assert [name for name, value in checkpoint.weights.items() if not torch.equal(value, ours[name])] == []
 
 
+KILLED = [
+    ("machine", "task-specific"), ("client", "task-specific"), ("client", "task-agnostic"), ("machine", "joint"),
+]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def battered(deployment, interrupted):
-    """A run in which a SuperNode is killed in each phase and a ClientApp in the first; one node comes late.
+    """A run in which a SuperNode is killed in each phase and in an evaluation, and a ClientApp; one node comes late.
 
-    The SuperNode of the first phase is started again, and takes part in the second.
+    The SuperNode of the first phase is started again, and takes part in those that follow.
     """
     out, holds = deployment.folder / "battered", deployment.holds
     deployment.add("machine", "denoise")
-    for name, where in (("machine", "task-specific"), ("client", "task-specific"), ("client", "task-agnostic")):
+    for name, where in KILLED:
         holds[name].expect(where)
     holds["stays"].expect("evaluate")
-    run = deployment.run(out, ALTERNATING, "federation.min_nodes=3")
+    run = deployment.run(out, ALL_PHASES, "federation.min_nodes=3")
     pid = holds["client"].held("task-specific")
     assert command(pid) == "flwr-clientapp"
     holds["machine"].held("task-specific")
@@ -236,6 +271,11 @@ def battered(deployment, interrupted):
     holds["stays"].let_go("evaluate")
     holds["client"].held("task-agnostic")
     deployment.kill_supernode("client")
+    holds["machine"].held("joint")
+    holds["late"].expect("evaluating")
+    deployment.kill_supernode("machine")
+    holds["late"].held("evaluating")
+    deployment.kill_supernode("late")
     outcome = run.wait()
     soon(lambda: not deployment.apps(), 30)
     deployment.left["run"] = deployment.apps()
@@ -246,30 +286,33 @@ def test_the_run_ends_with_the_metrics_of_those_that_are_left(deployment, batter
     out, outcome = battered
     assert outcome.completed, outcome.log[-4000:]
     stays, machine, late = map(deployment.client, ("stays", "machine", "late"))
-    trained = {"task-specific": set(), "task-agnostic": set()}
+    trained = {}
     for line in train_lines(out):
-        trained[line["phase"]].update(line["clients"])
+        trained.setdefault(line["phase"], set()).update(line["clients"])
         assert line["loss_last"] > 0
-    assert trained == {"task-specific": {stays}, "task-agnostic": {stays, machine, late}}
-    assert {"denoise", "derain"} <= set(json.loads((out / "results.json").read_text())["tasks"])
+    assert trained == {"task-specific": {stays}, "task-agnostic": {stays, machine, late}, "joint": {stays, late}}
+    tasks = json.loads((out / "results.json").read_text())["tasks"]
+    assert {task: row["stale"] for task, row in tasks.items()} == {"denoise": False, "derain": True}
+    scored = [line for line in lines_of(out, "evaluate") if line["task"] == "denoise"]
+    assert len(scored) == 3
+    (problem,) = [one for one in scored[-1]["left_out"] if f"client {late}," in one]
+    assert re.search(f"evaluate: {SILENT}", problem)
 
 
-@pytest.mark.parametrize(
-    ("phase", "name"), [("task-specific", "machine"), ("task-specific", "client"), ("task-agnostic", "client")]
-)
+@pytest.mark.parametrize(("name", "phase"), KILLED)
 def test_who_was_killed_is_named_with_the_round_that_it_was_in(deployment, battered, phase, name):
     """So the client, whose ClientApp was killed in the first phase, was in the second: its SuperNode lived."""
     out, _ = battered
     left_out = next(line["left_out"] for line in train_lines(out) if line["phase"] == phase)
     (problem,) = [one for one in left_out if f"client {deployment.client(name)}," in one]
-    assert f"{phase}: no reply before the deadline" in problem
+    assert re.search(f"{phase}: {SILENT}", problem)
 
 
 def test_nothing_is_left_behind(deployment, interrupted, battered):
-    *_, resumed = interrupted
     _, outcome = battered
-    assert deployment.left == {"superlink": [], "machine": [], "client": [], "run": []}, "processes"
-    addresses = re.findall(r"body service at (\S+),", resumed.log + outcome.log)
-    assert len(addresses) == 2
+    assert deployment.left == {what: [] for what in ("interrupted", "machine", "client", "late", "run")}, "processes"
+    logs = interrupted.first.log + interrupted.second.log + outcome.log
+    addresses = re.findall(r"body service at (\S+),", logs)
+    assert len(addresses) == 3
     assert [address for address in addresses if listens(address)] == [], "ports"
     assert [str(path) for path in deployment.folder.rglob("*") if path.name.endswith(".tmp")] == [], "files"

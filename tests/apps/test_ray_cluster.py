@@ -27,6 +27,7 @@ def cluster(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_clients_run_on_both_nodes_of_a_cluster(cluster, tmp_path, make_proxy):
     """They reach the body service at another address than it listens at, as from another machine."""
     with local_flower(tmp_path / "flwr", {"RAY_ADDRESS": cluster.address}) as flower:

@@ -50,6 +50,7 @@ def wait_until(holds, process, timeout_s=60 + 40 * JOBS):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(240 + 60 * JOBS)
 def test_a_killed_sweep_runs_only_what_is_left_beside_another_and_tells_failures(tmp_path):
     root, words = tmp_path / "with a space", [*TINY, "tasks.denoise.degradation=noise,nose", f"seed=range({JOBS})"]

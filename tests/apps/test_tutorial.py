@@ -33,6 +33,7 @@ def clone(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_every_command_of_the_tutorial_works(clone, tmp_path):
     blocks = commands()

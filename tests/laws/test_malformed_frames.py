@@ -318,7 +318,9 @@ class Attack:
         return gated
 
 
-@pytest.mark.parametrize("phase", WIRES)
+@pytest.mark.parametrize(
+    "phase", ["task-specific", *(pytest.param(one, marks=pytest.mark.long) for one in ("task-agnostic", "joint"))]
+)
 def test_training_under_attack_gives_the_same_bits(twin, phase):
     wire, tasks = WIRES[phase], ["denoise", "deblock"]
     if wire.compression == ZSTD:

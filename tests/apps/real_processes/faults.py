@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tavit_flwr import files
-from tavit_flwr.client import session
+from tavit_flwr.client import evaluation, session
 from tavit_flwr.client.evaluation import Evaluation
 from tavit_flwr.data import BatchStream
 
@@ -40,7 +40,8 @@ def _kill(fault: dict) -> None:
 def _hold(fault: dict) -> None:
     """Stop at a step where a file ``<phase>.on`` is, write one with this pid, and wait until that is gone.
 
-    The file may hold the number of the round to stop in. At ``evaluate.on`` it stops before an evaluation.
+    The file may hold the number of the round to stop in. At ``evaluate.on`` it stops before an evaluation, at
+    ``evaluating.on`` once the body has answered in one.
     """
     folder = Path(fault["folder"])
 
@@ -63,6 +64,13 @@ def _hold(fault: dict) -> None:
         return begin(cls, workshop, order, tensors)
 
     Evaluation.begin = classmethod(wrapped)
+    restore = evaluation.tail_restore
+
+    def answered(*args):
+        do("evaluating", 1, fault["step"])
+        return restore(*args)
+
+    evaluation.tail_restore = answered
 
 
 def _slow(fault: dict) -> None:

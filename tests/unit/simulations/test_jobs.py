@@ -89,7 +89,7 @@ def test_whole_models_are_an_app_of_their_own(tmp_path, flower):
     fake, _ = flower
     Job.of(["experiment=multi", "clients=[denoise]"], tmp_path).run("one")
     Job.of(["experiment=fedprox", "clients=[denoise]"], tmp_path).run("one")
-    assert fake.apps == [ROOT, ROOT / "simulations" / "whole"]
+    assert fake.apps == [None, ROOT / "simulations" / "whole"]
     assert "PYTHONPATH" not in fake.environments[0]
     assert fake.environments[1]["PYTHONPATH"].split(jobs.os.pathsep)[0] == str(ROOT)
 
