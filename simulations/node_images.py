@@ -17,13 +17,15 @@ from tavit_flwr.data.photographs import bundled_photographs
 TILE_PX = 192
 
 
-def deal_images(folders: list[Path]) -> dict[Path, int]:
+def deal_images(folders: list[Path], tile_px: int = TILE_PX) -> dict[Path, int]:
     """Cut the photographs into tiles and deal them out in turn, as PNG files.
 
     Parameters
     ----------
     folders : list of Path
         Made; one a node.
+    tile_px : int
+        Side of a tile.
 
     Returns
     -------
@@ -37,7 +39,7 @@ def deal_images(folders: list[Path]) -> dict[Path, int]:
     tiles = [
         (f"{sample.name}-{top}-{left}", tile)
         for sample in map(photographs.load, range(len(photographs)))
-        for top, left, tile in _tiles(sample)
+        for top, left, tile in _tiles(sample, tile_px)
     ]
     for number, (name, tile) in enumerate(tiles):
         folder = folders[number % len(folders)]
@@ -46,12 +48,12 @@ def deal_images(folders: list[Path]) -> dict[Path, int]:
     return dealt
 
 
-def _tiles(sample: Sample) -> list[tuple[int, int, Image.Image]]:
+def _tiles(sample: Sample, side: int) -> list[tuple[int, int, Image.Image]]:
     image = Image.fromarray(sample.clean_CHW.permute(1, 2, 0).contiguous().numpy())
     return [
-        (top, left, image.crop((left, top, left + TILE_PX, top + TILE_PX)))
-        for top in range(0, image.height - TILE_PX + 1, TILE_PX)
-        for left in range(0, image.width - TILE_PX + 1, TILE_PX)
+        (top, left, image.crop((left, top, left + side, top + side)))
+        for top in range(0, image.height - side + 1, side)
+        for left in range(0, image.width - side + 1, side)
     ]
 
 

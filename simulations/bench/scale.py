@@ -19,10 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from simulations.bench.cases import images, round_lines, words
+from simulations.bench.cases import round_lines, words
 from simulations.bench.record import Record, arguments, report
 from simulations.bench.watch import Watch, disk_mib
 from simulations.flower import Flower, local_flower
+from simulations.node_images import deal_images
 from tavit_flwr.config import override
 from tavit_flwr.errors import SessionError
 
@@ -42,7 +43,8 @@ def main(given: list[str] | None = None) -> list[Record]:
     options = parser.parse_args(given)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
-        pictures = images(Path(name) / "images")
+        pictures = Path(name) / "images"
+        deal_images([pictures], tile_px=96)  # as many as clients of one task, and one held out
         for repeat in range(1 if options.quick else options.repeats):
             for place, clients in enumerate([10, 100, 10] if options.quick else options.clients):
                 rows.append(measured(Path(name) / f"{repeat}-{place}", clients, pictures))

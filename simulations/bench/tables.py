@@ -1,7 +1,7 @@
 """The tables of ``docs/performance.md`` from what the benchmarks wrote.
 
 ``python -m simulations.bench.tables`` prints them; ``--write docs/performance.md`` puts them in place of all that
-stands between the lines `BEGIN` and `END` there, if they are of full measurements.
+stands between the lines `BEGIN` and `END` there. Each says by which command, and whether that was a quick one.
 """
 
 from __future__ import annotations
@@ -49,11 +49,6 @@ def main(given: list[str] | None = None) -> None:
     if options.write is None:
         print(text)
         return
-    if quick := [name for name, one in measured.items() if _quick(one)]:
-        raise ConfigError(
-            "full measurements", f"quick ones of {', '.join(quick)}", str(options.folder),
-            "run those without --quick, or print the tables without --write",
-        )  # fmt: skip
     before, begin, rest = options.write.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
@@ -73,7 +68,7 @@ def tables(measured: dict[str, dict[str, Any]]) -> str:
     lines = ["## Figures beside their goals", ""]
     head = ("figure", "value", "baseline", "unit", "ratio", "spread", "goal")
     rows = [
-        (f"`{one['name']}`", _number(one["value"]), _number(one["baseline"]), one["unit"], f"{one['ratio']:.3f}",
+        (one["name"], _number(one["value"]), _number(one["baseline"]), one["unit"], f"{one['ratio']:.3f}",
          f"{one['spread']:.3f}", _goal(one["name"]))
         for one in records
     ]  # fmt: skip
