@@ -60,12 +60,13 @@ def train(
     SessionError
         Unless every client took part in every round.
     """
-    config = config_of(given)
     phases = ",".join(f"{{kind:{name},rounds:{rounds},steps:{steps}}}" for name in PHASE_NAMES)
+    given = [*given, "schedule.cycles=1", f"schedule.phases=[{phases}]"]
+    config = config_of(given)
     outcome = flower.run(
         shlex.join([
-            *given, override("output_dir", output), "schedule.cycles=1", "schedule.evaluate_first=false",
-            f"schedule.phases=[{phases}]", f"evaluation.stride={config.data.crop}", "keep_checkpoints=1",
+            *given, override("output_dir", output), "schedule.evaluate_first=false",
+            f"evaluation.stride={config.data.crop}", "keep_checkpoints=1",
             f"federation.min_nodes={len(config.clients)}", "federation.wait_for_nodes_s=120",
         ]),
         nodes,
