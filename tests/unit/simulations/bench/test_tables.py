@@ -38,9 +38,7 @@ def test_a_case_has_one_row_of_medians_with_their_spread_and_its_first_list(fold
     assert "| preset | clients | split ms | processes | measurements |" in told
     assert "| small | 2 | 2 (1) | driver 300, actor 200 | 2 |" in told
     assert "| small | 4 | 5,000 |  | 1 |" in told
-    assert (
-        "| step_ratio/simulation/small/2 | 2 | 1.9 | ms a client-step | 1.052 | 0.010 | ratio at most 1.05 |" in told
-    )
+    assert "| step_ratio/simulation/small/2 | 2 | 1.9 | ms a client-step | 1.052 | 0.010 | ratio at most 1.05 |" in told
 
 
 def test_the_document_keeps_what_stands_before_and_behind_the_marks(folder, tmp_path):
