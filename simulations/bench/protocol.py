@@ -3,6 +3,7 @@
 ``python -m simulations.bench.protocol`` measures in turns, each with a server in a process of its own,
 
 * ``raw``: as many bytes through plain TCP sockets, unencrypted;
+* ``gRPC alone``: an echo of messages as large as the tensors are as float32 and as bfloat16, by Python's gRPC with TLS;
 * each wire type: steps of the task-specific phase through a real body service whose body is the identity, with tensors
   of normal random numbers, which hardly shrink; in full also bfloat16 with zstd.
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 
+from simulations.bench.bare_grpc import grpc_echo
 from simulations.bench.record import Record, arguments, report
 from simulations.bench.rig import Server, server
 from tavit_flwr.config import BFLOAT16, DTYPES, FLOAT32, ZSTD, compose
@@ -29,6 +31,8 @@ from tavit_flwr.payloads import Close, Features, GradFeatures, GradSmashed, Smas
 SHAPE = (4, 512, 16, 16)
 BYTES = 4 * 4 * 512 * 16 * 16
 RECORDED = (FLOAT32, BFLOAT16)
+#: Bytes of a message by name.
+ALONE = {"gRPC alone, as float32": BYTES, "gRPC alone, as bfloat16": BYTES // 2}
 #: Overrides by name.
 KINDS = {kind: [f"wire.dtype={kind}"] for kind in DTYPES} | {
     "bfloat16, zstd": [f"wire.dtype={BFLOAT16}", f"wire.compression={ZSTD}"]
@@ -44,9 +48,10 @@ def main(given: list[str] | None = None) -> list[Record]:
     options = parser.parse_args(given)
     steps, repeats = (20, 5) if options.quick else (options.steps, options.repeats)
     kinds = {kind: KINDS[kind] for kind in (RECORDED if options.quick else KINDS)}
-    taken: dict[str, list[float]] = {"raw": [], **{kind: [] for kind in kinds}}
+    taken: dict[str, list[float]] = {kind: [] for kind in ("raw", *ALONE, *kinds)}
     with ExitStack() as stack:
         raw = stack.enter_context(echo())
+        exchange = stack.enter_context(grpc_echo())
         servers = {
             kind: stack.enter_context(
                 server(compose(["model=paper", "+model.overrides.body_kind=identity", *words, *options.overrides]))
@@ -54,10 +59,11 @@ def main(given: list[str] | None = None) -> list[Record]:
             for kind, words in kinds.items()
         }  # fmt: skip
         for repeat in range(repeats + 1):
-            raw_ms = raw_step_ms(raw, steps)
-            measured = {kind: step_ms(one, steps) for kind, one in servers.items()}
+            measured = {"raw": raw_step_ms(raw, steps)}
+            measured |= {kind: alone_step_ms(exchange, size, steps) for kind, size in ALONE.items()}
+            measured |= {kind: step_ms(one, steps) for kind, one in servers.items()}
             if repeat:  # the first warms up
-                for kind, value in ({"raw": raw_ms} | measured).items():
+                for kind, value in measured.items():
                     taken[kind].append(value)
     rows: list[dict[str, Any]] = [
         {"carrier": kind, "ms_a_step": value} for kind, values in taken.items() for value in values
@@ -82,6 +88,15 @@ def step_ms(one: Server, steps: int) -> float:
         stream.hand_in(Close(steps + 2))
     counted = one.close_session()
     return 1000 * (wall_s / steps - counted["body"] / (steps + 2))
+
+
+def alone_step_ms(exchange: Callable[[bytes], bytes], size: int, steps: int) -> float:
+    """Milliseconds a step, two round trips, of messages of `size` bytes."""
+    message = bytes(size)
+    began = time.perf_counter()
+    for _ in range(2 * steps):
+        exchange(message)
+    return 1000 * (time.perf_counter() - began) / steps
 
 
 @contextmanager

@@ -9,8 +9,8 @@
 
 A client-step is the time from the start of the round's first session to the end of its last one, connecting included,
 over steps and clients. In simulation the first round of each phase warms the processes up; a deployed client is a new
-process each round. What a round costs besides is told apart: ``round_s``. ``cpu`` is the same ratio in processor time,
-of all processes, which other work on the machine disturbs less.
+process each round. What a round costs besides is told apart: ``round_s``. ``cpu`` is a ratio of processor time, of all
+processes and the whole round: a deployed round starts processes, which a few steps do not pay for.
 """
 
 from __future__ import annotations

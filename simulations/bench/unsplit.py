@@ -1,4 +1,4 @@
-"""The limit that no split can beat: the same model, batches and steps in one process on the same cores."""
+"""The limit: the same model, batches and steps in one process on the same cores. No split needs less work."""
 
 from __future__ import annotations
 

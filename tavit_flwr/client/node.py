@@ -14,6 +14,7 @@ from tavit_flwr.client.store import default_state_dir
 from tavit_flwr.config import TaskConfig, TavitConfig, images_of
 from tavit_flwr.config.choices import nearest
 from tavit_flwr.errors import CheckpointError, ConfigError
+from tavit_flwr.files import write_bytes
 
 #: What a node configuration may hold: Flower's own keys in simulation, an operator's otherwise.
 KEYS = frozenset(
@@ -145,8 +146,12 @@ def _folder(node_config: UserConfig, key: str) -> Path | None:
     if key not in node_config:
         return None
     folder = Path(str(node_config[key]))
-    if not folder.is_dir():
-        raise ConfigError("a folder of images", "no such folder", f"node configuration '{key}'", "mount or correct it")
+    try:
+        found = "" if folder.is_dir() else "no such folder"
+    except PermissionError:
+        found = "a folder that this process may not enter"
+    if found:
+        raise ConfigError("a folder of images", found, f"node configuration '{key}'", "mount or correct it")
     return folder
 
 
@@ -222,7 +227,7 @@ def _kept_name(state_dir: Path) -> str:
     try:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not path.is_file():
-            path.write_text(f"n-{uuid.uuid4().hex[:12]}\n")
+            write_bytes(path, f"n-{uuid.uuid4().hex[:12]}\n".encode())
         return path.read_text().strip()
     except OSError as error:
         raise CheckpointError(

@@ -168,7 +168,7 @@ class StreamClient:
     def _unreachable(self, error: grpc.RpcError) -> UnreachableError:
         return UnreachableError(
             f"the body service at {self._door.address} within {self._connect_timeout_s:g} s",
-            "no connection" if self._watchdog.expired else f"{_code(error)}: {_details(error)}",
+            "no connection" if self._watchdog.expired else _why(error),
             f"phase {self._phase}",
             "open that address for clients (wire.listen, wire.advertise), or choose wire.carrier=messages",
         )
@@ -181,7 +181,7 @@ class StreamClient:
                 f"phase {self._phase}",
                 "see wire.join_timeout_s, wire.step_timeout_s and the server's log",
             )
-        return SessionError(waiting_for, f"{_code(error)}: {_details(error)}", f"phase {self._phase}")
+        return SessionError(waiting_for, _why(error), f"phase {self._phase}")
 
     def __enter__(self) -> StreamClient:
         return self
@@ -206,5 +206,13 @@ def _code(error: Exception) -> str:
     return str(error.code().name) if hasattr(error, "code") else type(error).__name__
 
 
-def _details(error: Exception) -> str:
-    return str(error.details() if hasattr(error, "details") else error)
+def _why(error: Exception) -> str:
+    """What the server may read: its own words, and of a lost connection the status alone.
+
+    What gRPC says of that may name addresses of this network, so it stays in this machine's log.
+    """
+    code, details = _code(error), str(error.details() if hasattr(error, "details") else error)
+    if code != "UNAVAILABLE":
+        return f"{code}: {details}"
+    logger.warning("the body service: %s", details)
+    return code

@@ -116,7 +116,7 @@ class StreamServer:
         self.probe_token = session_token()
         methods = {
             METHOD: grpc.stream_stream_rpc_method_handler(self._session, None, None),
-            PROBE: grpc.unary_unary_rpc_method_handler(self._probe, None, None),
+            PROBE: grpc.stream_unary_rpc_method_handler(self._probe, None, None),  # answers before it reads anything
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
         host, _, _ = listen.rpartition(":")
@@ -159,7 +159,7 @@ class StreamServer:
         finally:
             attachment.detach()
 
-    def _probe(self, _: bytes, context: grpc.ServicerContext) -> bytes:
+    def _probe(self, _: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         given = str(dict(context.invocation_metadata()).get(TOKEN_KEY, ""))
         if not hmac.compare_digest(given.encode(), self.probe_token.encode()):
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "expected this service's probe token")

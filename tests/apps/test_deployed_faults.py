@@ -147,7 +147,8 @@ class Deployment:
         assert {command(pid) for pid in pids} == {"flower-supernode", "flower-superexec", "flwr-clientapp"}
         self.running.kill(name)
         soon(lambda: not set(pids) & set(processes_of(self.running.home)), 30)
-        self.left[name] = [command(pid) for pid in set(pids) & set(processes_of(self.running.home))]
+        left = [command(pid) for pid in set(pids) & set(processes_of(self.running.home))]
+        self.left.setdefault(name, []).extend(left)  # one node may be killed twice
 
     def kill_serverapp(self):
         (pid,) = [pid for pid in processes_of(self.running.home) if command(pid) == "flwr-serverapp"]

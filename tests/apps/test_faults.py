@@ -224,6 +224,8 @@ def test_a_client_whose_disk_is_full_is_left_out_and_keeps_its_paths_to_itself(o
 
 def test_a_client_ten_times_slower_is_waited_for(outcome):
     assert outcome.why("ten times slower") == ""
+    log = (outcome.folder / f"node-{NODES['ten times slower']}.log").read_text()
+    assert max(float(times) for times in re.findall(r"slowed: ([0-9.]+) times", log)) > 2  # a second a step at most
 
 
 def test_a_client_slower_than_the_deadline_is_left_out(outcome):

@@ -79,7 +79,9 @@ def _slow(fault: dict) -> None:
 
     def do(phase: str, round_: int, step: int) -> None:
         if step:
-            time.sleep(min((fault["factor"] - 1) * (time.monotonic() - last[0]), 1))
+            took_s = time.monotonic() - last[0]
+            time.sleep(min((fault["factor"] - 1) * took_s, 1))
+            print(f"slowed: {(time.monotonic() - last[0]) / took_s:.1f} times", flush=True)
         last[0] = time.monotonic()
 
     _at_each_batch(do)

@@ -96,14 +96,16 @@ def test_a_moving_client_needs_two_round_trips_a_step(phase):
     assert not torch.equal(before, head.conv.weight)
 
 
-def test_a_frozen_client_needs_one_round_trip_a_step():
+def test_a_frozen_client_needs_one_round_trip_a_step_and_runs_its_next_head_meanwhile():
     carrier = FakeCarrier()
     work, head, tail = session("task-agnostic")
+    head.register_forward_hook(lambda *_: carrier.log.append("head"))
+    tail.register_forward_hook(lambda *_: carrier.log.append("tail"))
     before = [parameter.clone() for part in (head, tail) for parameter in part.parameters()]
     work.run(carrier, 3)
     assert carrier.log == [
-        "Smashed 0", "? Features 0", "GradFeaturesAndSmashed 0", "? Features 1", "GradFeaturesAndSmashed 1",
-        "? Features 2", "! GradFeatures 2", "! Close 3",
+        "head", "Smashed 0", "head", "? Features 0", "tail", "GradFeaturesAndSmashed 0", "head", "? Features 1", "tail",
+        "GradFeaturesAndSmashed 1", "? Features 2", "tail", "! GradFeatures 2", "! Close 3",
     ]  # fmt: skip
     after = [parameter for part in (head, tail) for parameter in part.parameters()]
     assert all(map(torch.equal, before, after))

@@ -11,7 +11,7 @@ from tavit_flwr.client.node import identify, places, slots, task_of, threads
 from tavit_flwr.client.reach import choose_carrier
 from tavit_flwr.client.workshop import Workshop
 from tavit_flwr.config import DataConfig, TaskConfig, TavitConfig, WireConfig, compose
-from tavit_flwr.errors import ConfigError, SessionError, TavitError
+from tavit_flwr.errors import CheckpointError, ConfigError, SessionError, TavitError
 from tavit_flwr.server.roster import Roster
 from tavit_flwr.server.selection import evaluators
 from tavit_flwr.wire.probe import Probe
@@ -49,6 +49,30 @@ def test_partitions_become_clients(tmp_path):
     assert [(node.shard, node.shards) for node in nodes] == [(0, 1), (0, 2), (0, 1), (1, 2)]
     assert {node.folder for node in nodes} == {None}
     assert {node.state_dir for node in nodes} == {tmp_path / "state"}
+
+
+def test_a_folder_that_may_not_be_entered_is_told_by_its_key(monkeypatch, tmp_path):
+    def refused(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(type(tmp_path), "is_dir", refused)
+    with pytest.raises(ConfigError, match=r"may not enter.*'data-dir'") as told:
+        identify({"task": "denoise", "data-dir": str(tmp_path)}, config())
+    assert str(tmp_path) not in told.value.told()
+
+
+def test_a_name_that_could_not_be_written_whole_is_not_kept(monkeypatch, tmp_path):
+    """An empty file would make every such node the client without a name."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(CheckpointError, match="state-dir"):
+            identify({"task": "denoise"}, config())
+    assert not (tmp_path / "state" / "client-name").exists()
+    assert identify({"task": "denoise"}, config()).client.startswith("n-")
 
 
 def test_more_nodes_than_clients_idle():

@@ -253,6 +253,16 @@ def test_a_server_that_is_not_there_is_given_up_with_its_address_and_the_keys(se
     assert time.monotonic() - began < 3
 
 
+def test_what_grpc_says_of_a_lost_connection_stays_on_this_machine(service, caplog):
+    """It may name a proxy of this network."""
+    address = service.address
+    service.close()
+    with open_stream(address, timeout_s=0.3) as stream, pytest.raises(SessionError) as caught:
+        stream.send(Smashed(0, smashed()))
+    assert "failed to connect" not in caught.value.told()
+    assert "failed to connect" in caplog.text
+
+
 def test_the_end_of_the_service_reaches_the_client(service, host):
     token = service.open(Session("a", "denoise", host, "task-specific", 2))
     with connect(service, token, timeout_s=1) as stream:

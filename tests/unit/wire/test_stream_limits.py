@@ -21,7 +21,7 @@ from tavit_flwr.wire.credentials import SERVICE_NAME
 from tavit_flwr.wire.limits import Limits
 from tavit_flwr.wire.link import Door
 from tavit_flwr.wire.stream_client import StreamClient
-from tavit_flwr.wire.stream_server import CLIENT_KEY, INSTANCE_KEY, METHOD, SERVICE, TOKEN_KEY
+from tavit_flwr.wire.stream_server import CLIENT_KEY, INSTANCE_KEY, METHOD, PROBE, SERVICE, TOKEN_KEY
 
 pytestmark = pytest.mark.timeout(60)
 SMASHED = torch.ones(1, 1, 2, 2)
@@ -181,3 +181,18 @@ def test_a_session_over_ipv6(host):
             begin(stream)
             finish(stream)
         assert session.steps_done == 1
+
+
+@pytest.mark.parametrize(("right", "code"), [(True, grpc.StatusCode.OK), (False, grpc.StatusCode.UNAUTHENTICATED)])
+def test_a_client_s_try_is_answered_before_anything_is_read(right, code):
+    """So nobody without a token holds a call open, or has the service keep what he sends."""
+    with BodyService(WireConfig()) as service:
+        nothing = queue.SimpleQueue()
+        channel = Door(service.address, service.certificate.certificate_pem, 2**20).channel()
+        token = service.probe().token if right else "wrong"
+        call = channel.stream_unary(f"/{SERVICE}/{PROBE}").future(
+            iter(nothing.get, None), metadata=((TOKEN_KEY, token),), timeout=10
+        )
+        assert call.code() == code
+        nothing.put(None)
+        channel.close()
