@@ -182,7 +182,10 @@ class Outcome:
         return found[0] if found else ""
 
 
-@pytest.fixture(scope="module", params=PHASES)
+@pytest.fixture(
+    scope="module",
+    params=[phase if phase == "joint" else pytest.param(phase, marks=pytest.mark.long) for phase in PHASES],
+)
 def outcome(request, tmp_path_factory, images, starter, run, make_proxies):
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
