@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from tavit_flwr.config import TavitConfig
 from tavit_flwr.errors import QuorumError
 from tavit_flwr.server.enrolment import Participant, questions, read_answer, say_who
-from tavit_flwr.server.waiting import pause_s, push, wait_for_nodes
+from tavit_flwr.server.waiting import patiently, pause_s, push, wait_for_nodes
 from tavit_flwr.wire.probe import Probe
 
 logger = logging.getLogger("flwr")
@@ -106,7 +106,7 @@ class Roster:
         deadline = time.monotonic() + federation.wait_for_nodes_s
         while True:
             before = dict(self._enrolled)
-            nodes = sorted(self._grid.get_node_ids())
+            nodes = sorted(patiently(self._grid.get_node_ids))
             self.doubt(set(self._enrolled) - set(nodes))  # they may come back as somebody else
             self._listen([], 0.0)
             self._ask(self._unknown(nodes))
@@ -161,7 +161,7 @@ class Roster:
         self._waited_for |= wanted
         began = time.monotonic()
         while self._asked:
-            for reply in self._grid.pull_messages(list(self._asked)):
+            for reply in patiently(lambda: list(self._grid.pull_messages(list(self._asked)))):
                 node = self._asked.pop(reply.metadata.reply_to_message_id, None)
                 if node is not None:
                     self._read(node, reply)

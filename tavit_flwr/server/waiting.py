@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
@@ -13,6 +14,8 @@ from flwr.serverapp import Grid
 from tavit_flwr.errors import QuorumError
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.correspondence import Correspondence
+
+logger = logging.getLogger("flwr")
 
 #: Seconds between two looks for replies: at first, and at most. Flower's own waiting takes 3 s from the start.
 _FIRST_S, _MOST_S = 0.02, 1.0
@@ -22,6 +25,11 @@ _SHARE = 0.05
 
 #: How long to look for more nodes once enough have come.
 SETTLE_S = 1.0
+
+#: How long a question that changes nothing is asked again where the SuperLink fails, and how often.
+PATIENCE_S, AGAIN_S = 60.0, 1.0
+
+_Answer = TypeVar("_Answer")
 
 
 def pause_s(waited_s: float) -> float:
@@ -123,7 +131,7 @@ class PatientGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         """As Flower's."""
-        return self._grid.get_node_ids()
+        return patiently(self._grid.get_node_ids)
 
     def get_nodes(self) -> Any:  # noqa: ANN401 - as Flower has it
         """As Flower's."""
@@ -135,7 +143,25 @@ class PatientGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """As Flower's."""
-        return self._grid.pull_messages(message_ids)
+        numbers = list(message_ids)
+        return patiently(lambda: list(self._grid.pull_messages(numbers)))
+
+
+def patiently(ask: Callable[[], _Answer]) -> _Answer:
+    """Ask again where the SuperLink answers with its own failure, as when a busy machine's database is locked.
+
+    Flower asks again only where it cannot be reached, and ends the run for anything else.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except Exception as error:
+            status = getattr(getattr(error, "response", None), "status_code", None)  # of an HTTP client's error
+            if status != 500 or time.monotonic() > deadline:
+                raise
+            logger.warning("the SuperLink failed, and is asked again: %s", error)
+        time.sleep(AGAIN_S)
 
 
 def push(grid: Grid, messages: Sequence[Message]) -> list[str]:
@@ -159,7 +185,7 @@ def wait_for_nodes(grid: Grid, least: int, timeout_s: float) -> list[int]:
     deadline = time.monotonic() + timeout_s
     nodes: list[int] = []
     while True:
-        before, nodes = nodes, sorted(grid.get_node_ids())
+        before, nodes = nodes, sorted(patiently(grid.get_node_ids))
         if len(nodes) >= least and nodes == before:
             return nodes
         if time.monotonic() > deadline:

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import types
 import weakref
 
 import pytest
@@ -10,11 +11,12 @@ from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
 
 from tavit_flwr.config import OptimiserConfig, WireConfig
+from tavit_flwr.server import waiting
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.cohort import Cohort, Member
 from tavit_flwr.server.sessions import Session
-from tavit_flwr.server.waiting import PatientGrid, pause_s, push
+from tavit_flwr.server.waiting import PatientGrid, patiently, pause_s, push
 from tavit_flwr.wire.messages import FRAMES
 from tavit_flwr.wire.records import Order, content_of
 
@@ -25,6 +27,40 @@ pytestmark = pytest.mark.timeout(60)
 def sender(monkeypatch):
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+class HttpError(Exception):
+    """As an HTTP client raises it."""
+
+    def __init__(self, status):
+        super().__init__(f"{status}")
+        self.response = types.SimpleNamespace(status_code=status)
+
+
+def test_a_superlink_that_fails_for_a_moment_is_asked_again(monkeypatch, caplog):
+    monkeypatch.setattr(waiting, "AGAIN_S", 0.0)
+    answers = iter([HttpError(500), HttpError(500), [7]])
+
+    def ask():
+        answer = next(answers)
+        if isinstance(answer, HttpError):
+            raise answer
+        return answer
+
+    assert patiently(ask) == [7]
+    assert caplog.text.count("is asked again") == 2
+
+
+@pytest.mark.parametrize(("status", "patience_s"), [(500, 0.05), (403, 60.0), (None, 60.0)])
+def test_one_that_goes_on_failing_or_refuses_ends_the_run(monkeypatch, status, patience_s):
+    monkeypatch.setattr(waiting, "AGAIN_S", 0.01)
+    monkeypatch.setattr(waiting, "PATIENCE_S", patience_s)
+
+    def ask():
+        raise HttpError(status)
+
+    with pytest.raises(HttpError):
+        patiently(ask)
 
 
 def test_looks_are_frequent_at_first_and_rarer_with_the_time_waited():
