@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from simulations.demo import gather_pictures
-from simulations.flower import local_flower
+from simulations.flower import ROOT, local_flower
 from simulations.processes import processes_of
 
 SMALL = "experiment=tiny data.batch_size=1 evaluation.stride=32 evaluation.batch_size=128"
@@ -16,14 +16,14 @@ SMALL = "experiment=tiny data.batch_size=1 evaluation.stride=32 evaluation.batch
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A stopped and resumed run is checked elsewhere; here, one run at two slots and one at Flower's default."""
+    """One run at two slots; one as by hand, in the project's own folder and at Flower's default; one that is refused."""
     home = tmp_path_factory.mktemp("flower")
     outcomes = {}
     left = subprocess.Popen(["sleep", "600"], env={**os.environ, "FLWR_HOME": str(home / "flwr")})
     with local_flower(home / "flwr", {"TAVIT_STATE_DIR": str(home / "state")}) as flower:
         assert left.wait(5) == -signal.SIGKILL  # what a predecessor left in this home would write into its folders
-        for name, clients in (("together", 2), ("default", None)):
-            outcomes[name] = flower.run(f"{SMALL} output_dir={home / name}", clients, timeout_s=180)
+        for name, clients, app in (("together", 2, None), ("default", None, ROOT)):
+            outcomes[name] = flower.run(f"{SMALL} output_dir={home / name}", clients, app=app, timeout_s=180)
         outcomes["refused"] = flower.run(f"{SMALL} data=folder", 2, timeout_s=60)
     return home, outcomes
 

@@ -3,10 +3,11 @@
 from contextlib import contextmanager
 
 import pytest
+from flwr.cli.build import get_filtered_fab_paths
 
 from simulations import demo
-from simulations.flower import RunOutcome
-from simulations.folders import own_folder
+from simulations.flower import ROOT, RunOutcome
+from simulations.folders import app_alone, own_folder
 from tavit_flwr.config import compose
 
 
@@ -92,3 +93,13 @@ def test_wrong_overrides_cost_nothing(flower, tmp_path, wrong):
         demo.main(["experiment=tiny", wrong, "--output", str(output)])
     assert (output / "results.json").exists()
     assert flower.asked == []
+
+
+def test_the_app_alone_is_what_flower_packs_of_the_package_and_its_configuration_and_goes_again(tmp_path):
+    with app_alone(ROOT, tmp_path) as app:
+        packed = get_filtered_fab_paths({str(path.relative_to(app)): path for path in app.rglob("*")}, {})
+        assert {name.split("/")[0] for name in packed} == {"tavit_flwr", "conf", "README.md", "LICENSE"}
+        for folder, kind in (("tavit_flwr", "*.py"), ("conf", "*.yaml")):
+            assert {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob(kind)} <= set(packed)
+        assert (app / "pyproject.toml").read_bytes() == (ROOT / "pyproject.toml").read_bytes()
+    assert list(tmp_path.iterdir()) == []
