@@ -16,7 +16,7 @@ SMALL = "experiment=tiny data.batch_size=1 evaluation.stride=32 evaluation.batch
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """One run at two slots; one as by hand, in the project's own folder and at Flower's default; one that is refused."""
+    """One at two slots; one as by hand, in the project's own folder and at Flower's default; one that is refused."""
     home = tmp_path_factory.mktemp("flower")
     outcomes = {}
     left = subprocess.Popen(["sleep", "600"], env={**os.environ, "FLWR_HOME": str(home / "flwr")})
