@@ -72,14 +72,14 @@ class Roster:
             When fewer than ``federation.min_nodes`` connect or can take part.
         """
         federation = self._config.federation
+        deadline = time.monotonic() + federation.wait_for_nodes_s
         nodes = wait_for_nodes(self._grid, federation.min_nodes, federation.wait_for_nodes_s)
-        self._ask(nodes)
-        self._listen(nodes, federation.enrol_timeout_s)
-        for node in sorted(self._asked.values()):
-            self._problem(node, f"node {node}: no answer within {federation.enrol_timeout_s:g} s")
-        for one in _namesakes(self._present(nodes)):
-            self._problem(one.node_id, f"node {one.node_id}, client {one.client}: {_TWICE}")
-        participants = self._present(nodes)
+        participants = self._enrol(nodes, nodes)
+        while 0 < len(participants) < federation.min_nodes and time.monotonic() < deadline:
+            time.sleep(1.0)  # another may be on its way; where nobody can take part, waiting would not help
+            newcomers = sorted(set(patiently(self._grid.get_node_ids)) - set(nodes))
+            nodes += newcomers
+            participants = self._enrol(newcomers, nodes)
         if len(participants) < federation.min_nodes:
             raise QuorumError(
                 f"at least {federation.min_nodes} nodes that can take part", f"{len(participants)}", "enrolment",
@@ -88,6 +88,17 @@ class Roster:
         say_who(participants, self._config)
         self._there = {one.node_id for one in participants}
         return participants
+
+    def _enrol(self, newcomers: Sequence[int], nodes: Sequence[int]) -> list[Participant]:
+        """Ask newcomers, and see who of all nodes can take part."""
+        timeout_s = self._config.federation.enrol_timeout_s
+        self._ask(newcomers)
+        self._listen(newcomers, timeout_s)
+        for node in sorted(set(newcomers) & set(self._asked.values())):
+            self._problem(node, f"node {node}: no answer within {timeout_s:g} s")
+        for one in _namesakes(self._present(nodes)):
+            self._problem(one.node_id, f"node {one.node_id}, client {one.client}: {_TWICE}")
+        return self._present(nodes)
 
     def refresh(self) -> list[Participant]:
         """See who is there now, before a round.

@@ -38,6 +38,7 @@ class Seen:
         def watched():
             with federation(home, nodes) as running:
                 running.add(Node("stranger", {"task": "denoise"}), register=False)
+                running.add(Node("wrong", {"task": "denoise", "data-dir": str(self.output / "missing")}))
                 self.address = running.address
                 self.pids = running.pids(nodes[0].name)
                 try:
@@ -77,6 +78,15 @@ def test_two_nodes_with_keys_train_on_their_own_images(seen):
     assert sum(1 for _ in seen.output.glob("images/*/*.png")) == len(
         {path.name for path in seen.output.glob("images/*/*.png")}
     )
+
+
+@pytest.mark.slow
+def test_a_node_set_up_wrongly_is_named_with_the_field_to_who_started_the_run(seen):
+    told = [line for line in (seen.output / "flwr.log").read_text().splitlines() if "left out: node" in line]
+    assert told
+    assert all("'data-dir'; mount" in line for line in told)
+    assert "left out: node" in seen.printed.getvalue()
+    assert str(seen.output / "missing") not in (seen.output / "flwr.log").read_text()
 
 
 @pytest.mark.slow

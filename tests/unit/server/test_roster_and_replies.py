@@ -191,11 +191,14 @@ class Answers:
         Node to answer; may change between rounds, and a node that is not in it is not connected.
     asked : list of int
         Nodes in the order in which they were asked.
+    comes : dict
+        Nodes that connect once others have been asked.
     """
 
-    def __init__(self, answers):
+    def __init__(self, answers, comes=()):
         self.answers = dict(answers)
         self.asked = []
+        self.comes = dict(comes)
         self._open = {}
 
     def get_node_ids(self):
@@ -204,6 +207,7 @@ class Answers:
     def push_messages(self, messages):
         ids = []
         for message in messages:
+            self.answers.update(self.comes)
             self.asked.append(message.metadata.dst_node_id)
             ids.append(f"message-{len(self.asked)}")
             message.metadata.__dict__["_message_id"] = ids[-1]
@@ -229,10 +233,10 @@ class Answers:
         return Message(content=answer, reply_to=message)
 
 
-def gathered(answers, **federation):
+def gathered(answers, comes=(), **federation):
     """A roster that has gathered these nodes, without long waits."""
     settings = {"enrol_timeout_s": 0.05, "late_timeout_s": 0.05, "wait_for_nodes_s": 0.05} | federation
-    grid = Answers(answers)
+    grid = Answers(answers, comes)
     roster = Roster(grid, config(**settings), Probe("", b"", ""))
     return grid, roster, roster.gather()
 
@@ -259,6 +263,17 @@ def test_nodes_that_cannot_take_part_are_named(caplog):
         gathered({2: None, 5: answers[5]})
     with pytest.raises(QuorumError):
         gathered({1: GOOD, 5: answers[5]}, min_nodes=2)
+
+
+def test_where_too_few_can_take_part_another_that_comes_is_taken_and_nobody_is_asked_twice(caplog):
+    settings = {"min_nodes": 2, "wait_for_nodes_s": 20}
+    wrong = Enrolment("p5", error="no images")
+    grid, _, everyone = gathered({1: GOOD, 5: wrong}, comes={7: OTHER}, **settings)
+    assert names(everyone) == ["p0001", "p0002"]
+    assert sorted(grid.asked) == [1, 5, 7]
+    assert "left out: node 5, client p5: no images" in caplog.text
+    with pytest.raises(QuorumError, match="no images"):  # at once: this is nothing that another would change
+        gathered({4: wrong, 5: wrong}, comes={7: OTHER, 8: GOOD}, **settings)
 
 
 def test_of_two_nodes_of_one_name_the_second_is_left_out(caplog):
