@@ -4,7 +4,7 @@ from tavit_flwr.models.body import Body
 from tavit_flwr.models.head import Head, HeadOutput
 from tavit_flwr.models.initialise import initialise_part
 from tavit_flwr.models.official import load_official
-from tavit_flwr.models.parts import AnyHead, Parts, body_of, build_body, build_head, build_parts, build_tail, head_of
+from tavit_flwr.models.parts import AnyHead, Parts, build_body, build_head, build_parts, build_tail
 from tavit_flwr.models.presets import PRESETS, Preset, preset
 from tavit_flwr.models.tail import Tail
 
@@ -17,12 +17,10 @@ __all__ = [
     "Parts",
     "Preset",
     "Tail",
-    "body_of",
     "build_body",
     "build_head",
     "build_parts",
     "build_tail",
-    "head_of",
     "initialise_part",
     "load_official",
     "preset",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from tavit_flwr.models.body import Body
 from tavit_flwr.models.head import Head
@@ -126,10 +127,29 @@ def _without_weights(make: Callable[[], _Part]) -> _Part:
 
     Not with ``to_empty``: on meta tensors it imports sympy, which takes a second of every process of a client.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _NothingDrawn():
         part = make()
     part._apply(_full_of_nan)  # type: ignore[no-untyped-call]
     return part
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Skips torch's initialisation: even on the meta device, drawing nothing, it is most of a construction's time."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - as torch has it
+        named = dict(kwargs or {})
+        if func in _DRAWING:
+            return named["tensor"] if "tensor" in named else args[0]
+        return func(*args, **named)
+
+
+_DRAWING = frozenset({nn.init.uniform_, nn.init.kaiming_uniform_, Tensor.uniform_, Tensor.normal_})
 
 
 def _full_of_nan(like: Tensor) -> Tensor:

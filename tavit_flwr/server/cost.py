@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from tavit_flwr.config import TavitConfig
-from tavit_flwr.models import Preset, Tail, body_of, head_of
 from tavit_flwr.restoration import window_count
 from tavit_flwr.server.initial import preset_of, step_shape
+from tavit_flwr.server.part_costs import part_costs
 from tavit_flwr.server.schedule import RoundPlan, plan
 from tavit_flwr.server.scored_images import PHOTOGRAPH, ScoredImages, scored_images
 from tavit_flwr.server.selection import sample_size
@@ -22,23 +18,6 @@ from tavit_flwr.wire.dtypes import packed_bytes
 from tavit_flwr.wire.limits import Limits
 
 _FLOAT32 = 4
-
-
-@dataclass(frozen=True)
-class PartCost:
-    """One part.
-
-    Attributes
-    ----------
-    flop : int
-        Of the forward pass of one crop: two for each multiplication with its addition, in convolutions and matrix
-        products.
-    parameters : int
-        How many weights it has.
-    """
-
-    flop: int
-    parameters: int
 
 
 @dataclass(frozen=True)
@@ -115,7 +94,7 @@ class Cost:
 
 
 def estimate(config: TavitConfig) -> Cost:
-    """Compute a run's cost; takes about a second the first time, trains nothing, lists held-out images.
+    """Compute a run's cost; trains nothing, lists held-out images.
 
     A backward pass is counted as one forward pass for a part's input and one for its weights, as is usual. Of a frozen
     head neither is computed, of a frozen tail or body only the first.
@@ -198,26 +177,6 @@ def _loans(config: TavitConfig, plans: Sequence[RoundPlan], chosen: int) -> int:
             count += held[client] != version
             held[client] = version
     return count
-
-
-@cache
-def part_costs(preset: Preset, crop: int) -> tuple[PartCost, PartCost, PartCost]:
-    """Count head, body and tail for one crop, without allocating or computing anything."""
-    with torch.device("meta"), torch.no_grad():
-        head, body, tail = head_of(preset).eval(), body_of(preset).eval(), Tail(preset).eval()
-        degraded = torch.empty(1, 3, crop, crop)
-        with FlopCounterMode(display=False) as of_head:
-            smashed, local = head(degraded)
-        with FlopCounterMode(display=False) as of_body:
-            features = body(smashed)
-        with FlopCounterMode(display=False) as of_tail:
-            tail(features, local, degraded)
-    counted = ((head, of_head), (body, of_body), (tail, of_tail))
-    one, two, three = (
-        PartCost(counter.get_total_flops(), sum(weight.numel() for weight in part.parameters()))
-        for part, counter in counted
-    )
-    return one, two, three
 
 
 def _passes(moves: bool) -> int:

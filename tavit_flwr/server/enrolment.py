@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
 from tavit_flwr.config import AUTO, MESSAGES, STREAM, TavitConfig, to_json
-from tavit_flwr.errors import ProtocolError
+from tavit_flwr.errors import ProtocolError, QuorumError
 from tavit_flwr.wire.probe import Probe
 from tavit_flwr.wire.records import CONFIG, Enrolment
 
@@ -81,6 +81,36 @@ def say_who(participants: Sequence[Participant], config: TavitConfig) -> None:
             "the experiment has %s clients, this federation offers %s nodes: %s",
             len(config.clients), len(participants),
             f"without {', '.join(missing)}" if missing else "every task is still there",
+        )  # fmt: skip
+
+
+def check_returned(before: Mapping[str, str], participants: Sequence[Participant]) -> None:
+    """Compare who takes part in a resumed run with who did before it stopped.
+
+    Parameters
+    ----------
+    before : mapping
+        Client to task.
+    participants : sequence of Participant
+        Who is there now.
+
+    Raises
+    ------
+    QuorumError
+        When a task that was trained has nobody left: the run would not be the one that was stopped.
+    """
+    now = {one.client: one.task for one in participants}
+    gone = sorted(set(before.values()) - set(now.values()))
+    if gone:
+        raise QuorumError(
+            f"clients of the stopped run's tasks {sorted(set(before.values()))}", f"none of {gone}", "resume=true",
+            "start their nodes and resume again, or start a new run in another output_dir",
+        )  # fmt: skip
+    missing, new = sorted(before.keys() - now.keys()), sorted(now.keys() - before.keys()) if before else []
+    if missing or new:
+        logger.warning(
+            "resumed with other clients than the stopped run's: without %s, with %s besides",
+            ", ".join(missing) or "nobody", ", ".join(new) or "nobody",
         )  # fmt: skip
 
 

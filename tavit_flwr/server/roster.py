@@ -24,10 +24,10 @@ _TWICE = "expected a name of its own for every client; give every SuperNode on o
 class Roster:
     """Asks nodes who they are, and keeps the answers.
 
-    Before the first round all nodes are asked. Between rounds, nodes that are new are asked, and those again that did
-    not answer for themselves in the last round or could not reach the body service; a round waits for their answers for
-    ``federation.late_timeout_s`` and goes on without those that are late. Nobody is waited for twice: a late answer
-    counts from the round after it.
+    Before the first round all nodes are asked, and others that come while too few can take part. Between rounds, nodes
+    that are new are asked, and those again that did not answer for themselves in the last round or could not reach the
+    body service; a round waits for their answers for ``federation.late_timeout_s`` and goes on without those that are
+    late. Nobody is waited for twice: a late answer counts from the round after it.
 
     Parameters
     ----------
@@ -222,33 +222,3 @@ def _namesakes(participants: Sequence[Participant]) -> list[Participant]:
     """Those that go by a name which one before them has."""
     first: dict[str, Participant] = {}
     return [one for one in participants if first.setdefault(one.client, one) is not one]
-
-
-def check_returned(before: Mapping[str, str], participants: Sequence[Participant]) -> None:
-    """Compare who takes part in a resumed run with who did before it stopped.
-
-    Parameters
-    ----------
-    before : mapping
-        Client to task.
-    participants : sequence of Participant
-        Who is there now.
-
-    Raises
-    ------
-    QuorumError
-        When a task that was trained has nobody left: the run would not be the one that was stopped.
-    """
-    now = {one.client: one.task for one in participants}
-    gone = sorted(set(before.values()) - set(now.values()))
-    if gone:
-        raise QuorumError(
-            f"clients of the stopped run's tasks {sorted(set(before.values()))}", f"none of {gone}", "resume=true",
-            "start their nodes and resume again, or start a new run in another output_dir",
-        )  # fmt: skip
-    missing, new = sorted(before.keys() - now.keys()), sorted(now.keys() - before.keys()) if before else []
-    if missing or new:
-        logger.warning(
-            "resumed with other clients than the stopped run's: without %s, with %s besides",
-            ", ".join(missing) or "nobody", ", ".join(new) or "nobody",
-        )  # fmt: skip

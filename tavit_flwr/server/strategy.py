@@ -17,11 +17,11 @@ from tavit_flwr.server.aggregation import Averages, Weights, check_state
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.check import refuse_records
 from tavit_flwr.server.checkpoint import Checkpoint
-from tavit_flwr.server.enrolment import Participant
+from tavit_flwr.server.enrolment import Participant, check_returned
 from tavit_flwr.server.initial import build_hosts, load_weights, step_shape
 from tavit_flwr.server.record import FindPictures, RunRecord
 from tavit_flwr.server.replies import FROZEN, MOVED, SCORES, Reply, ReplyKind, check_quorum, sort_replies
-from tavit_flwr.server.roster import Roster, check_returned
+from tavit_flwr.server.roster import Roster
 from tavit_flwr.server.rounds import Round, RoundOpener
 from tavit_flwr.server.schedule import RoundPlan, plan
 from tavit_flwr.server.selection import check_cohort, evaluators, select, substitutes

@@ -86,7 +86,7 @@ def experiment(tiny, make_phases, run, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("clients", COHORTS, ids=len)
+@pytest.mark.parametrize("clients", [COHORTS[0], pytest.param(COHORTS[1], marks=pytest.mark.long), COHORTS[2]], ids=len)
 def test_messages_give_the_bits_of_the_stream(experiment, fake_grid, tmp_path, clients, sessions):
     """Every phase, with Adam, dropout in the body, averaging, moments, and evaluation between."""
     grid = fake_grid(len(clients))

@@ -16,7 +16,7 @@ from tavit_flwr.models import preset
 from tavit_flwr.payloads import Smashed
 from tavit_flwr.server import body_service
 from tavit_flwr.server.body_service import BodyService
-from tavit_flwr.server.cost import part_costs
+from tavit_flwr.server.part_costs import part_costs
 from tavit_flwr.wire.frames import decode, encode
 from tavit_flwr.wire.limits import Limits
 

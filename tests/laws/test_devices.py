@@ -169,6 +169,7 @@ def test_what_is_kept_or_sent_is_on_the_cpu(make_lab, pretending, tmp_path):
     lab.run_split("joint", 1)  # moments that lay on the CPU would mix with gradients
 
 
+@pytest.mark.long
 def test_a_whole_run_elsewhere_ends_as_one_on_the_cpu(fake_grid, tiny, make_phases, run, tmp_path, pretending):
     chosen, ran_on = set(), set()
 

@@ -34,7 +34,7 @@ def lines(tmp_path, name):
     return [{key: json.loads(line).get(key) for key in keys} for line in text]
 
 
-@pytest.mark.parametrize("carrier", ["stream", "messages"])
+@pytest.mark.parametrize("carrier", ["stream", pytest.param("messages", marks=pytest.mark.long)])
 def test_weights_are_those_of_the_wire(experiment, tmp_path, carrier):
     sent, _ = experiment("sent")
     lent, grid = experiment("lent", "schedule.lend_body=true", f"wire.carrier={carrier}")

@@ -69,6 +69,7 @@ def test_resuming_with_stores_that_are_newer_than_the_checkpoint(tiny, make_phas
     assert not any("lost" in str(line) for line in ours.state.history)
 
 
+@pytest.mark.long
 def test_resuming_from_well_before_the_stores_keeps_what_is_saved_anew(tiny, make_phases, fake_grid, run, tmp_path):
     """With the newer checkpoints gone the clients start afresh once, not for ever."""
     config = tiny(make_phases("task-specific", rounds=4), "keep_checkpoints=9")

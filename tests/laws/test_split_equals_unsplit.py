@@ -7,7 +7,11 @@ from tavit_flwr.config import OptimiserConfig
 from tavit_flwr.split.precision import set_precision
 
 STEPS = 20
-COHORTS = [["denoise"], ["denoise", "deblock"], ["denoise", "deblock", "deblock"]]
+COHORTS = [
+    ["denoise"],
+    pytest.param(["denoise", "deblock"], marks=pytest.mark.long),
+    ["denoise", "deblock", "deblock"],
+]
 
 
 def relative(a, b):
@@ -59,7 +63,9 @@ def test_phases_in_sequence_agree(twin):
     assert max(relative(ours[name], reference[name]) for name in ours) < 1e-5
 
 
-@pytest.mark.parametrize("phase", ["task-specific", "task-agnostic", "joint"])
+@pytest.mark.parametrize(
+    "phase", [*(pytest.param(one, marks=pytest.mark.long) for one in ("task-specific", "task-agnostic")), "joint"]
+)
 def test_autocast_has_the_law_too_and_stays_near_float32(twin, make_lab, phase):
     """Split and unsplit compute the same in bfloat16; against float32 the losses of 20 steps differ by at most 2 %."""
     tasks, optimiser = ["denoise", "deblock"], OptimiserConfig(name="adam", lr=1e-3)

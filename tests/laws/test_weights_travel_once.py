@@ -49,7 +49,7 @@ def test_clients_of_one_task_are_sent_each_average_once(experiment):
     assert other == ["task-specific", "task-specific", "task-agnostic", "joint"]
 
 
-@pytest.mark.parametrize("carrier", ["stream", "messages"])
+@pytest.mark.parametrize("carrier", ["stream", pytest.param("messages", marks=pytest.mark.long)])
 def test_results_are_those_of_weights_in_every_message(experiment, monkeypatch, carrier):
     clients, kinds = ("denoise,denoise,deblock", KINDS) if carrier == "stream" else ("denoise,denoise", KINDS[:1])
     once, _ = experiment("once", clients, f"wire.carrier={carrier}", kinds=kinds)
@@ -60,7 +60,7 @@ def test_results_are_those_of_weights_in_every_message(experiment, monkeypatch, 
     assert differing(once.moments["natural"], always.moments["natural"]) == []
 
 
-@pytest.mark.parametrize("carrier", ["stream", "messages"])
+@pytest.mark.parametrize("carrier", ["stream", pytest.param("messages", marks=pytest.mark.long)])
 def test_a_client_that_has_lost_them_says_so_and_is_sent_them_again(experiment, tmp_path, caplog, carrier):
     reference, _ = experiment("kept", "denoise", f"wire.carrier={carrier}")
     lost = []

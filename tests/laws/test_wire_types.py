@@ -44,7 +44,10 @@ VARIANTS = {dtype: [f"wire.dtype={dtype}"] for dtype in DTYPES[1:]} | {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [one if one in ("int8", "mixed", "zstd") else pytest.param(one, marks=pytest.mark.long) for one in VARIANTS],
+)
 def test_both_carriers_give_the_same_bits(federation, tmp_path, variant):
     if variant == "zstd":
         pytest.importorskip("zstandard")

@@ -11,7 +11,8 @@ from tavit_flwr.data import decode
 from tavit_flwr.models import preset
 from tavit_flwr.restoration import window_count
 from tavit_flwr.server import scored_images, step_times
-from tavit_flwr.server.cost import estimate, part_costs
+from tavit_flwr.server.cost import estimate
+from tavit_flwr.server.part_costs import part_costs
 from tavit_flwr.server.step_times import StepTime, timed_lines
 from tavit_flwr.split.phases import PHASES
 

@@ -13,9 +13,9 @@ from tavit_flwr.errors import ConfigError, QuorumError
 from tavit_flwr.payloads import EVALUATE_METRICS, TRAIN_METRICS
 from tavit_flwr.server import waiting
 from tavit_flwr.server.aggregation import Averages, Weights
-from tavit_flwr.server.enrolment import Participant
+from tavit_flwr.server.enrolment import Participant, check_returned
 from tavit_flwr.server.replies import MOVED, SCORES, sort_replies
-from tavit_flwr.server.roster import Roster, check_returned
+from tavit_flwr.server.roster import Roster
 from tavit_flwr.server.rounds import Round
 from tavit_flwr.server.schedule import RoundPlan, plan
 from tavit_flwr.server.selection import at_once, check_cohort, evaluators, select, substitutes

@@ -11,8 +11,9 @@ from tavit_flwr.split.optimisers import build_optimiser, load_moments, moments
 
 TRAIN = """
 import sys, torch, tavit_flwr.client_app, tavit_flwr.server_app
-from tavit_flwr.config import OptimiserConfig
+from tavit_flwr.config import OptimiserConfig, compose
 from tavit_flwr.models import build_parts
+from tavit_flwr.server.cost import estimate
 from tavit_flwr.split.client_side import head_backward, head_forward, tail_forward_backward
 from tavit_flwr.split.optimisers import build_optimiser, load_moments, moments
 from tavit_flwr.split.phases import set_moving
@@ -30,6 +31,7 @@ for name, moves in (("sgd", True), ("adam", False)):
     optimiser.step()
     optimiser.zero_grad()
     load_moments(optimiser, moments(optimiser))
+estimate(compose(["experiment=tiny", "data.source=folder"]))
 print([name for name in sys.modules if name.startswith(("torch._dynamo", "torch._inductor", "sympy"))])
 """
 
