@@ -2,15 +2,17 @@
 
 ``python -m simulations.bench.wire_bytes`` does steps of each phase with each wire type, and counts
 
-* ``frame_bytes``: what either carrier brings: the tensors in the type of the wire and their headers. By messages they
-  lie in Flower's records;
-* ``tcp_bytes``: what crosses the sockets of the stream, with TLS and gRPC's framing.
+* ``frame_bytes``: what either carrier brings: the tensors in the type of the wire and their headers;
+* ``stream_bytes``: what crosses the sockets of the stream, with TLS and gRPC's framing;
+* ``message_bytes``: the same frames in Flower's records, one in each message, and the order that comes along with each
+  of the server's. Flower's own envelope, its polling and its TLS come on top.
 """
 
 from __future__ import annotations
 
 import socket
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -20,7 +22,7 @@ import torch
 from simulations.bench.record import Record, arguments, report
 from simulations.bench.rig import Server, server
 from simulations.bench.unsplit import PHASE_NAMES
-from tavit_flwr.config import BFLOAT16, DTYPES, FLOAT32, INT8, NONE, ZSTD, compose
+from tavit_flwr.config import BFLOAT16, DTYPES, FLOAT32, INT8, MESSAGES, NONE, ZSTD, TavitConfig, compose, to_json
 from tavit_flwr.payloads import (
     Close,
     Features,
@@ -30,6 +32,10 @@ from tavit_flwr.payloads import (
     Smashed,
 )
 from tavit_flwr.server.initial import step_shape
+from tavit_flwr.wire.credentials import session_token
+from tavit_flwr.wire.ledger import Ledger
+from tavit_flwr.wire.messages import FRAMES
+from tavit_flwr.wire.records import Order
 from tavit_flwr.wire.stream_client import StreamClient
 
 PRESETS = ("tiny", "small", "paper")
@@ -50,9 +56,8 @@ def main(given: list[str] | None = None) -> list[Record]:
             config = compose([*words, f"wire.compression={compression}", "data.batch_size=4"])
             with server(config, timed=False) as one:
                 for phase in PHASE_NAMES:
-                    frame_bytes, tcp_bytes = counted(one, phase, step_shape(config))
                     row = {"preset": preset, "phase": phase, "type": kind, "compression": compression}
-                    rows.append(row | {"frame_bytes": frame_bytes, "tcp_bytes": tcp_bytes})
+                    rows.append(row | counted(one, phase, step_shape(config)))
     plain = {
         row["type"]: row["frame_bytes"] for row in reversed(rows)
         if row["phase"] == PHASE_NAMES[0] and row["compression"] == NONE and row["preset"] == PRESETS[-1]
@@ -64,17 +69,35 @@ def main(given: list[str] | None = None) -> list[Record]:
     return report(options.output, records, rows, "bytes a client-step of 4 crops, both directions")
 
 
-def counted(one: Server, phase: str, shape: tuple[int, ...]) -> tuple[float, float]:
-    """Bytes a step: of the frames, and through the sockets. Connecting and the farewell are spread over the steps."""
+def counted(one: Server, phase: str, shape: tuple[int, ...]) -> dict[str, float]:
+    """Bytes a step by what carries them. Connecting and the farewell are spread over the steps."""
     with proxy() as (route, passed), one.open(phase, STEPS, route) as stream:
         if phase == "task-specific":
             _specific(stream, shape)
         else:
             _agnostic(stream, shape)
         stream.hand_in(Close(STEPS))
-        frames = stream.ledger.total("up") + stream.ledger.total("down")
         one.close_session()
-        return frames / STEPS, sum(passed) / STEPS
+        frames = stream.ledger.total("up") + stream.ledger.total("down")
+        found = {"frame": frames, "stream": sum(passed), "message": message_bytes(one.config, phase, stream.ledger)}
+        return {f"{carrier}_bytes": size / STEPS for carrier, size in found.items()}
+
+
+def message_bytes(config: TavitConfig, phase: str, ledger: Ledger) -> int:
+    """Size of the records in which Flower messages carry these frames."""
+    order = Order(
+        to_json(config), uuid.uuid4().hex, "", session_token(), b"", MESSAGES, phase, 1, 1, STEPS, 1, 2, "0" * 64
+    ).to_record()  # fmt: skip
+    along = {"up": 0, "down": sum(len(key) + _bytes(value) for key, value in order.items())}
+    return sum(
+        row["bytes"] + row["frames"] * (len(FRAMES) + along[direction])
+        for direction, kinds in ledger.as_dict().items()
+        for row in kinds.values()
+    )
+
+
+def _bytes(value: object) -> int:
+    return len(value) if isinstance(value, str | bytes) else 8
 
 
 def _specific(stream: StreamClient, shape: tuple[int, ...]) -> None:
