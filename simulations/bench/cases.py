@@ -22,6 +22,8 @@ PRESETS = {
     "paper": ("experiment=demo", "model=paper", "optimiser=paper", "data.batch_size=4"),
 }
 TASKS = ("denoise", "deblock", "derain", "deblur")
+#: Presets and SuperNodes that stand beside the naive way as well as beside the unsplit loop, in one run.
+BESIDE_NAIVE, NODES_BESIDE_NAIVE = ("small", "tiny"), 2
 
 
 def images(folder: Path) -> Path:

@@ -28,7 +28,7 @@ from tavit_flwr.files import write_json
 #: What a record's name may be.
 NAMES = re.compile(
     r"step_ratio/(simulation|deployment)/(tiny|small|paper)/[124]"
-    r"|naive_ratio/deployment|protocol_ms/(float32|bfloat16)|bytes_ratio/(bfloat16|int8)"
+    r"|naive_ratio/deployment(/tiny)?|protocol_ms/(float32|bfloat16)|bytes_ratio/(bfloat16|int8)"
     r"|scale_(time|memory)/100_vs_10|phase_compute_ratio|restore_ratio/paper|first_step_s/simulation"
 )
 

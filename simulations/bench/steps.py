@@ -5,7 +5,8 @@
 * ``unsplit``: one process, clients one after another, torch on all cores or on one, whichever is faster; before and
   after each run;
 * ``simulation``: a ``flwr run`` in simulation, TLS on, the cores shared out among the clients;
-* ``deployment``: the same on a SuperLink and SuperNodes on loopback, TLS and keys on.
+* ``deployment``: the same on a SuperLink and SuperNodes on loopback, TLS and keys on; two of them, small or tiny, are
+  in `simulations.bench.naive_way`.
 
 A client-step is the time from the start of the round's first session to the end of its last one, connecting included,
 over steps and clients. In simulation the first round of each phase warms the processes up; a deployed client is a new
@@ -22,7 +23,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simulations.bench.cases import TASKS, config_of, images, round_lines, train, words
+from simulations.bench.cases import (
+    BESIDE_NAIVE,
+    NODES_BESIDE_NAIVE,
+    TASKS,
+    config_of,
+    images,
+    round_lines,
+    train,
+    words,
+)
 from simulations.bench.record import Record, arguments, cores, report
 from simulations.bench.unsplit import PHASE_NAMES, Cost, UnsplitLoop
 from simulations.bench.watch import Watch
@@ -67,7 +77,10 @@ def main(given: list[str] | None = None) -> list[Record]:
     environment = dict(pair.split("=", 1) for pair in options.environment)
     rows: list[dict[str, Any]] = []
     for carrier in options.carriers:
-        every = [(preset, clients) for clients in CLIENTS for preset in ("tiny", "small", "paper")]
+        every = [
+            (preset, clients) for clients in CLIENTS for preset in ("tiny", "small", "paper")
+            if not (carrier == "deployment" and clients == NODES_BESIDE_NAIVE and preset in BESIDE_NAIVE)
+        ]  # fmt: skip
         cases = [
             case for case in (QUICK[carrier] if options.quick else every)
             if case[0] in options.presets and case[1] in options.clients

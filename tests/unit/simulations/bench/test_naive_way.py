@@ -41,14 +41,19 @@ def ran(monkeypatch):
         monkeypatch.setattr(naive_way, name, value)
     monkeypatch.setattr(naive_way, "images", lambda folder: folder)
     monkeypatch.setattr(naive_way, "add", lambda *_: None)
-    monkeypatch.setattr(naive_way, "naive", lambda flower, steps, folder: [10.0] * steps)
+    monkeypatch.setattr(naive_way, "naive", lambda flower, steps, *_: [10.0] * steps)
 
 
 def test_a_step_stands_beside_the_unsplit_loop_and_the_naive_way_in_one_run(ran, tmp_path):
-    (record,) = naive_way.main(["--quick", "--output", str(tmp_path / "naive_way.json")])
-    assert record.name == "naive_ratio/deployment"
-    assert (record.value, record.baseline) == pytest.approx((10.0, 0.055))
-    rows = json.loads((tmp_path / "naive_way.json").read_text())["rows"]
+    records = naive_way.main(["--quick", "--output", str(tmp_path / "naive_way.json")])
+    assert [one.name for one in records] == [
+        "step_ratio/deployment/small/2", "naive_ratio/deployment",
+        "step_ratio/deployment/tiny/2", "naive_ratio/deployment/tiny",
+    ]  # fmt: skip
+    for split, naive in (records[:2], records[2:]):
+        assert (split.value, split.baseline, split.ratio) == pytest.approx((55, 50, 1.1))
+        assert (naive.value, naive.baseline) == pytest.approx((10.0, 0.055))
+    rows = [row for row in json.loads((tmp_path / "naive_way.json").read_text())["rows"] if row["preset"] == "tiny"]
     unsplit, naive = ([row for row in rows if row["beside"] == way] for way in ("unsplit", "naive"))
     assert [row["phase"] for row in unsplit] == list(naive_way.PHASE_NAMES)
     for row in unsplit:
@@ -59,5 +64,5 @@ def test_a_step_stands_beside_the_unsplit_loop_and_the_naive_way_in_one_run(ran,
 
 
 def test_both_clients_of_a_step_are_counted(ran, tmp_path):
-    first, _ = naive_way.beside_unsplit(None, tmp_path, tmp_path / "out")
+    first, _ = naive_way.beside_unsplit(None, "tiny", ["experiment=tiny"], tmp_path / "out")
     assert first["ours_ms"] == pytest.approx(1000 * 11 / (naive_way.STEPS * naive_way.NODES))
