@@ -43,6 +43,9 @@ def part_costs(preset: Preset, crop: int) -> tuple[PartCost, PartCost, PartCost]
     device = "cpu" if crop <= _QUICK_CROP else "meta"
     head, body, tail = (part.to(device).eval() for part in (build_head(preset), build_body(preset), build_tail(preset)))
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # torch has no formula for the quick one
+        for part in (head, body, tail):
+            for weight in part.state_dict().values():
+                weight.zero_()  # NaN is no place to take a value from, as a permuting head does
         degraded = torch.zeros(1, 3, crop, crop, device=device)
         with _Flops() as of_head:
             smashed, local = head(degraded)
