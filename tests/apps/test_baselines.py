@@ -42,10 +42,10 @@ def moved(before, after):
     ("name", "moving"),
     [
         ("multi", {"body/natural"}),
-        ("single", {"body/denoise", "body/deblock"}),
+        pytest.param("single", {"body/denoise", "body/deblock"}, marks=pytest.mark.long),
         ("joint", {"body/natural"}),
-        ("convolutional", {"body/natural"}),
-        ("fixed-body", set()),
+        pytest.param("convolutional", {"body/natural"}, marks=pytest.mark.long),
+        pytest.param("fixed-body", set(), marks=pytest.mark.long),
         ("no-body", set()),
         ("permuted", {"body/natural"}),
     ],

@@ -115,8 +115,8 @@ def on_cpu(tensors):
 @pytest.mark.parametrize(
     ("phase", "server", "client"),
     [
-        ("task-specific", PRETENDED, PRETENDED),
-        ("task-agnostic", PRETENDED, PRETENDED),
+        pytest.param("task-specific", PRETENDED, PRETENDED, marks=pytest.mark.long),
+        pytest.param("task-agnostic", PRETENDED, PRETENDED, marks=pytest.mark.long),
         ("joint", PRETENDED, CPU),
         ("joint", CPU, PRETENDED),
     ],
