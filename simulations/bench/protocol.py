@@ -4,8 +4,8 @@
 
 * ``raw``: as many bytes through plain TCP sockets, unencrypted;
 * ``gRPC alone``: an echo of messages as large as the tensors are as float32 and as bfloat16, by Python's gRPC with TLS;
-* each wire type: steps of the task-specific phase through a real body service whose body is the identity, with tensors
-  of normal random numbers, which hardly shrink; in full also bfloat16 with zstd.
+* each wire type, int8 also with error feedback: steps of the task-specific phase through a real body service whose body
+  is the identity, with tensors of normal random numbers, which hardly shrink; in full also bfloat16 with zstd.
 
 The milliseconds are those of a step less those that the identity took.
 """
@@ -25,7 +25,7 @@ import torch
 from simulations.bench.bare_grpc import grpc_echo
 from simulations.bench.record import Record, arguments, report
 from simulations.bench.rig import Server, server
-from tavit_flwr.config import BFLOAT16, DTYPES, FLOAT32, ZSTD, compose
+from tavit_flwr.config import BFLOAT16, DTYPES, FLOAT32, INT8, ZSTD, compose
 from tavit_flwr.payloads import Close, Features, GradFeatures, GradSmashed, Smashed
 
 SHAPE = (4, 512, 16, 16)
@@ -35,7 +35,8 @@ RECORDED = (FLOAT32, BFLOAT16)
 ALONE = {"gRPC alone, as float32": BYTES, "gRPC alone, as bfloat16": BYTES // 2}
 #: Overrides by name.
 KINDS = {kind: [f"wire.dtype={kind}"] for kind in DTYPES} | {
-    "bfloat16, zstd": [f"wire.dtype={BFLOAT16}", f"wire.compression={ZSTD}"]
+    "int8, error feedback": [f"wire.dtype={INT8}", "wire.error_feedback=true"],
+    "bfloat16, zstd": [f"wire.dtype={BFLOAT16}", f"wire.compression={ZSTD}"],
 }
 
 

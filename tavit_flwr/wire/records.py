@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from tavit_flwr.config import STREAM
@@ -20,6 +23,9 @@ MISSING_WEIGHTS = 1002
 
 #: The same: it cannot connect to the body service.
 UNREACHABLE = 1003
+
+#: Name of the one array in a record of weights.
+PACKED = "safetensors"
 
 CONFIG = "config"
 ARRAYS = "arrays"
@@ -175,8 +181,12 @@ def parts_of(head: Mapping[str, Tensor], tail: Mapping[str, Tensor]) -> dict[str
 
 
 def tensors_to_arrays(tensors: Mapping[str, Tensor]) -> ArrayRecord:
-    """Weights as Flower carries them."""
-    return ArrayRecord(torch_state_dict=dict(tensors))
+    """Weights as Flower carries them: one array, the bytes of safetensors.
+
+    A SuperLink keeps, sends and fetches each array by itself, and a head and tail have some two hundred tensors.
+    """
+    packed = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    return ArrayRecord({PACKED: Array(np.frombuffer(packed, np.uint8))})
 
 
 def arrays_to_tensors(arrays: ArrayRecord, prefixes: Sequence[str]) -> dict[str, Tensor]:
@@ -185,15 +195,22 @@ def arrays_to_tensors(arrays: ArrayRecord, prefixes: Sequence[str]) -> dict[str,
     Raises
     ------
     ProtocolError
-        When a name has none of the prefixes, or a tensor is not float32.
+        When it is no such record, a name has none of the prefixes, or a tensor is not float32.
     """
-    tensors = {}
-    for name in arrays:
+    if set(arrays) != {PACKED}:
+        raise ProtocolError(f"one array named '{PACKED}'", f"{sorted(arrays)[:4]}")
+    packed = arrays[PACKED].numpy()
+    if packed.dtype != np.uint8 or packed.ndim != 1:
+        raise ProtocolError(f"'{PACKED}' as bytes", f"{packed.dtype} {packed.shape}")
+    try:
+        tensors: dict[str, Tensor] = load(packed.tobytes())
+    except SafetensorError as error:
+        raise ProtocolError("safetensors", str(error)[:200]) from error
+    for name, tensor in tensors.items():
         if not name.startswith(tuple(prefixes)):
-            raise ProtocolError(f"arrays named {' or '.join(prefixes)}...", repr(name))
-        tensors[name] = torch.from_numpy(arrays[name].numpy().copy())
-        if tensors[name].dtype != torch.float32:
-            raise ProtocolError(f"'{name}' in float32", str(tensors[name].dtype))
+            raise ProtocolError(f"tensors named {' or '.join(prefixes)}...", repr(name[:80]))
+        if tensor.dtype != torch.float32:
+            raise ProtocolError(f"'{name}' in float32", str(tensor.dtype))
     return tensors
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 
 import pytest
 from flwr.app import Error, Message
@@ -194,3 +195,20 @@ def test_nobody_waits_for_a_client_whose_answers_cannot_be_sent(fake_grid, three
     (problem,) = left_out(tmp_path / "out", 1)
     assert "node 102" in problem
     assert "could not be sent" in problem
+
+
+@pytest.mark.parametrize("lend", ["false", "true"])
+def test_who_answers_after_the_rounds_deadline_is_left_out_of_it(three, fake_grid, run, tmp_path, lend):
+    """Also where its body is lent, and so nobody but the round's deadline sees that it is slow."""
+
+    def late(message, reply):
+        if is_train(message):
+            time.sleep(9)
+        return reply
+
+    words = ("task-specific", "federation.round_timeout_s=5", f"schedule.lend_body={lend}")
+    run(three(*words), tmp_path / "out", fake_grid(3, twists={1: late}))
+    assert len(trained(tmp_path / "out")[1]) == 2
+    (problem,) = left_out(tmp_path / "out", 1)
+    assert "node 101" in problem
+    assert "no reply before the deadline" in problem

@@ -11,11 +11,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 
 from tavit_flwr import client_app
 from tavit_flwr.errors import ConfigError, ModelError, ProtocolError, QuorumError
+from tavit_flwr.payloads import PART_PREFIXES
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.checkpoint import latest
 from tavit_flwr.server.initial import initial_arrays, initial_weights
 from tavit_flwr.server.strategy import TAViT
+from tavit_flwr.wire.records import arrays_to_tensors, tensors_to_arrays
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -30,9 +32,9 @@ def raising(message, reply):
 
 def with_nan(message, reply):
     if reply.has_content() and "arrays" in reply.content:
-        arrays = reply.content["arrays"]
-        name = next(iter(arrays))
-        arrays[name] = Array(arrays[name].numpy() * float("nan"))
+        tensors = arrays_to_tensors(reply.content["arrays"], PART_PREFIXES)
+        next(iter(tensors.values())).fill_(float("nan"))
+        reply.content["arrays"] = tensors_to_arrays(tensors)
     return reply
 
 
@@ -132,10 +134,9 @@ def test_one_bad_client_is_left_out_by_name(fake_grid, tiny, tmp_path, run, make
     assert trained == {"denoise": ["p0000"], "deblock": ["p0001"]}
     assert "p0002" not in checkpoint.state.versions
     alone = next(reply for reply in grid.answered if reply.metadata.src_node_id == 100 and "arrays" in reply.content)
-    for name, array in alone.content["arrays"].items():
+    for name, sent in arrays_to_tensors(alone.content["arrays"], PART_PREFIXES).items():
         part, _, tensor = name.partition("/")
-        kept = checkpoint.weights[f"{part}/denoise/{tensor}"]
-        assert torch.equal(kept, torch.from_numpy(array.numpy().copy())), name
+        assert torch.equal(checkpoint.weights[f"{part}/denoise/{tensor}"], sent), name
 
 
 def is_train(message):

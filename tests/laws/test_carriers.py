@@ -99,6 +99,18 @@ def test_messages_give_the_bits_of_the_stream(experiment, fake_grid, tmp_path, c
     assert set(orders(grid, "evaluate")) == {2 * len(KINDS)}  # an image each
 
 
+def test_passes_that_a_frozen_head_remembers_change_no_bit(experiment, fake_grid):
+    """With ``data.fixed_batches`` a stream's session remembers them for its round, a handler of messages none."""
+    first = "{kind: task-specific, rounds: 1, steps: 1}"  # a new tail gives the body no gradient
+    phase = f"schedule.phases=[{first}, {{kind: task-agnostic, rounds: 2, steps: 4}}]"
+    stream, messages, anew = (
+        experiment(carrier, fake_grid(1), COHORTS[0], (), f"{carrier}{count}", phase, f"data.fixed_batches={count}")
+        for carrier, count in (("stream", 2), ("messages", 2), ("stream", 0))
+    )
+    assert_same(messages, stream)
+    assert differing(anew.weights, stream.weights), "the batches were not those that come again"
+
+
 class _Dying:
     """Kills each handler once, where all is written but the file that makes it count."""
 

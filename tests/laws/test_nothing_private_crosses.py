@@ -18,6 +18,7 @@ from tavit_flwr.errors import CheckpointError, ConfigError, DataError, QuorumErr
 from tavit_flwr.wire import encoder
 from tavit_flwr.wire.dtypes import SCALE
 from tavit_flwr.wire.frames import encode
+from tavit_flwr.wire.records import arrays_to_tensors
 
 SECRET = "hospital-of-the-secret-marker"
 #: A colour whose value on [-1, 1], [0, 1] and 0-255 is searched for in everything that crosses.
@@ -61,8 +62,9 @@ def said(messages):
         for key, record in message.content.items():
             words.append(key)
             if isinstance(record, ArrayRecord):
-                arrays |= {name: array.numpy() for name, array in record.items()}
-                words += list(record)
+                tensors = arrays_to_tensors(record, [""])
+                arrays |= {name: tensor.numpy() for name, tensor in tensors.items()}
+                words += [*record, *tensors]
             else:
                 words += [f"{name}={value!r}" for name, value in record.items()]
     return "\n".join(words), arrays

@@ -74,7 +74,7 @@ def batches(step):
     return torch.rand(2, 3, 4, 4, generator=draws), torch.rand(2, 3, 4, 4, generator=draws)
 
 
-def session(phase, tail=None):
+def session(phase, tail=None, batches=batches):
     torch.manual_seed(0)
     head, tail = Head(), tail or Tail()
     optimiser = torch.optim.SGD([*head.parameters(), *tail.parameters()], lr=0.1)
@@ -82,13 +82,13 @@ def session(phase, tail=None):
 
 
 @pytest.mark.parametrize("phase", ["task-specific", "joint"])
-def test_a_moving_client_needs_two_round_trips_a_step(phase):
+def test_a_moving_client_needs_two_round_trips_a_step_and_draws_its_next_batch_meanwhile(phase):
     carrier = FakeCarrier()
-    work, head, _ = session(phase)
+    work, head, _ = session(phase, batches=lambda step: carrier.log.append(f"batch {step}") or batches(step))
     before = head.conv.weight.clone()
     outcome = work.run(carrier, 2)
     assert carrier.log == [
-        "Smashed 0", "? Features 0", "GradFeatures 0", "? GradSmashed 0",
+        "batch 0", "Smashed 0", "batch 1", "? Features 0", "GradFeatures 0", "? GradSmashed 0",
         "Smashed 1", "? Features 1", "GradFeatures 1", "? GradSmashed 1", "! Close 2",
     ]  # fmt: skip
     assert len(outcome.losses) == 2

@@ -4,7 +4,7 @@ import time
 
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Error, Message, MessageType, MetricRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +22,7 @@ from tavit_flwr.server.selection import at_once, check_cohort, evaluators, selec
 from tavit_flwr.server.sessions import EVALUATE, Session
 from tavit_flwr.server.waiting import wait_for_nodes
 from tavit_flwr.wire.probe import Probe
-from tavit_flwr.wire.records import UNREACHABLE, Enrolment, parts_to_arrays
+from tavit_flwr.wire.records import UNREACHABLE, Enrolment, parts_to_arrays, tensors_to_arrays
 
 
 def people(count, slots=0):
@@ -465,7 +465,7 @@ def part(value=1.0):
 
 
 GOOD_ARRAYS = parts_to_arrays(part(), part())
-BODY_ARRAYS = ArrayRecord({"body/w": Array(torch.ones(2, 3).numpy())})
+BODY_ARRAYS = tensors_to_arrays({"body/w": torch.ones(2, 3)})
 WEIGHTS = Weights({}, {"denoise": part()}, {"denoise": part()})
 
 

@@ -51,6 +51,7 @@ def test_steps_and_moments_are_those_of_torch(name, kind):
     ours = build_optimiser(layers[0].parameters(), config)
     theirs = kind(layers[1].parameters(), lr=0.1, fused=True, **options)
     assert isinstance(ours, kind)
+    assert ours.defaults["fused"]
     for step in range(4):
         if step == 2:
             saved, ours = moments(ours), build_optimiser(layers[0].parameters(), config)

@@ -4,6 +4,7 @@ import dataclasses
 import threading
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 import torch
 from cryptography import x509
@@ -22,6 +23,7 @@ from tavit_flwr.wire.records import (
     content_of,
     metrics_record,
     parts_to_arrays,
+    tensors_to_arrays,
 )
 
 
@@ -186,9 +188,31 @@ def test_parts_come_back():
 @pytest.mark.parametrize(
     ("name", "tensor"), [("body/x", torch.ones(1)), ("x", torch.ones(1)), ("head/x", torch.ones(1).double())]
 )
-def test_arrays_of_another_name_or_type_are_refused(name, tensor):
-    with pytest.raises(ProtocolError):
-        arrays_to_parts(ArrayRecord({name: Array(tensor.numpy())}))
+def test_tensors_of_another_name_or_type_are_refused(name, tensor):
+    with pytest.raises(ProtocolError, match=name):
+        arrays_to_parts(tensors_to_arrays({name: tensor}))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({}, "one array"),
+        ({"head/x": np.ones(1, np.float32)}, "one array"),
+        ({"safetensors": np.ones(9, np.uint8), "more": np.ones(1, np.uint8)}, "one array"),
+        ({"safetensors": np.ones(9, np.float32)}, "as bytes"),
+        ({"safetensors": np.ones((3, 3), np.uint8)}, "as bytes"),
+        ({"safetensors": np.ones(0, np.uint8)}, "expected safetensors"),
+        ({"safetensors": np.full(9, 255, np.uint8)}, "expected safetensors"),  # a header longer than there is memory
+    ],
+)
+def test_records_that_hold_no_weights_are_refused(arrays, said):
+    with pytest.raises(ProtocolError, match=said):
+        arrays_to_parts(ArrayRecord({name: Array(values) for name, values in arrays.items()}))
+
+
+def test_weights_are_one_array_however_many_tensors_they_are():
+    """A SuperLink stores and hands out each array by itself."""
+    assert len(tensors_to_arrays({f"head/{number}": torch.ones(2) for number in range(200)})) == 1
 
 
 def test_contents_hold_what_they_are_given():

@@ -1,7 +1,7 @@
 """Records: their names, their fields, and what they are made of."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -82,17 +82,27 @@ def run_all(tmp_path, monkeypatch, outcomes, *options):
     return status, json.loads(output.read_text()), asked
 
 
+ALL = [replace(GOOD, name=name) for name in every.NEEDED]
+
+
 def test_all_records_are_in_one_file(tmp_path, monkeypatch):
-    outcomes = {name: [GOOD] if name == "restore" else [] for name in every.BENCHMARKS}
+    outcomes = {name: ALL if name == "restore" else [] for name in every.BENCHMARKS}
     for number, (options, names) in enumerate((
         ([], every.BENCHMARKS), (["--quick"], [name for name in every.BENCHMARKS if name not in every.FULL]),
         (["--quick", "--only", "wire_types"], ["wire_types"]),
     )):  # fmt: skip
         (tmp_path / str(number)).mkdir()
         status, records, asked = run_all(tmp_path / str(number), monkeypatch, outcomes, *options)
-        assert (status, records) == (0, [asdict(GOOD)] if "restore" in names else [])
+        assert (status, records) == (0, [asdict(one) for one in ALL] if "restore" in names else [])
         assert [words[2] for words in asked] == [f"simulations.bench.{name}" for name in names]
         assert all((words[-1] == "--quick") == ("--quick" in options) for words in asked)
+
+
+def test_a_figure_that_is_missing_fails_the_whole(tmp_path, monkeypatch, capsys):
+    outcomes = {name: ALL[1:] if name == "restore" else [] for name in every.BENCHMARKS}
+    status, records, _ = run_all(tmp_path, monkeypatch, outcomes, "--quick")
+    assert (status, len(records)) == (1, len(ALL) - 1)
+    assert f"failed: {ALL[0].name}" in capsys.readouterr().out
 
 
 def test_a_benchmark_that_fails_fails_the_whole_and_the_others_are_kept(tmp_path, monkeypatch, capsys):
