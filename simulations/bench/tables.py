@@ -44,7 +44,10 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path("outputs/bench"), help="with the benchmarks' own files")
     parser.add_argument("--write", type=Path, help="a document with both marks")
     options = parser.parse_args(given)
-    measured = {path.stem: json.loads(path.read_text()) for path in sorted(options.folder.glob("*.json"))}
+    measured = {
+        path.stem: json.loads(path.read_text())
+        for path in sorted(options.folder.glob("*.json"), key=lambda path: path.stem)
+    }
     text = tables(measured)
     if options.write is None:
         print(text)
@@ -62,9 +65,10 @@ def tables(measured: dict[str, dict[str, Any]]) -> str:
     Parameters
     ----------
     measured : dict
-        Name of a benchmark to what it wrote.
+        Name of a benchmark to what it wrote. Others of the same, as ``steps-small``, come after it, and their records
+        replace its own.
     """
-    records = [record for one in measured.values() for record in one["records"]]
+    records = list({record["name"]: record for one in measured.values() for record in one["records"]}.values())
     lines = ["## Figures beside their goals", ""]
     head = ("figure", "value", "baseline", "unit", "ratio", "spread", "goal")
     rows = [
@@ -79,7 +83,7 @@ def tables(measured: dict[str, dict[str, Any]]) -> str:
             " **The sources have changed since.**" if where.get("sources") != sources() else ""
         )
         lines += [
-            f"## `simulations/bench/{name}.py`", "",
+            f"## `simulations/bench/{name.partition('-')[0]}.py`", "",
             f"`{where['command']}`, {where['date']}, {where['cores']} cores of {where['processor']}, "
             f"{where['memory_gib']:.0f} GiB, torch {where['torch']}, load {where['load']:.1f} at its end.{marks} "
             "Medians; in brackets the distance between the quartiles.", "",

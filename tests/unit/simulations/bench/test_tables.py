@@ -41,6 +41,16 @@ def test_a_case_has_one_row_of_medians_with_their_spread_and_its_first_list(fold
     assert "| step_ratio/simulation/small/2 | 2 | 1.9 | ms a client-step | 1.052 | 0.010 | ratio at most 1.05 |" in told
 
 
+def test_a_case_that_was_measured_again_replaces_the_figure_and_has_a_table_of_its_own(folder, capsys):
+    again = folder / "steps-small.json"
+    again.write_text((folder / "steps.json").read_text().replace("1.052", "1.041"))
+    tables.main(["--folder", str(folder)])
+    told = capsys.readouterr().out
+    assert told.count("## `simulations/bench/steps.py`") == 2
+    assert told.count("| step_ratio/simulation/small/2 |") == 1
+    assert "1.041" in told
+
+
 def test_the_document_keeps_what_stands_before_and_behind_the_marks(folder, tmp_path):
     document = tmp_path / "performance.md"
     for _ in range(2):
