@@ -41,7 +41,8 @@ from tavit_flwr.server.initial import build_hosts, initial_weights, load_weights
 from tavit_flwr.server.schedule import RoundPlan, plan
 from tavit_flwr.server.sessions import EVALUATE, Session
 from tavit_flwr.split.phases import PHASES
-from tavit_flwr.wire.records import Order, arrays_to_tensors, parts_of
+from tavit_flwr.wire.records import Order
+from tavit_flwr.wire.weights import arrays_to_tensors, parts_of
 
 #: Overrides by name; those of one wire type that goes both ways come first, float32 before all.
 TYPES = {kind: (f"wire.dtype={kind}",) for kind in DTYPES} | {

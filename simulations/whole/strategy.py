@@ -26,7 +26,8 @@ from tavit_flwr.server.rounds import Round
 from tavit_flwr.server.schedule import RoundPlan, plan
 from tavit_flwr.server.selection import evaluators
 from tavit_flwr.wire.probe import Probe
-from tavit_flwr.wire.records import ARRAYS, CONFIG, METRICS, Order, arrays_bytes
+from tavit_flwr.wire.records import ARRAYS, CONFIG, METRICS, Order
+from tavit_flwr.wire.weights import arrays_bytes
 
 logger = logging.getLogger("flwr")
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from tavit_flwr.client.store import PrivateStore
 from tavit_flwr.client.workshop import Workshop
 from tavit_flwr.errors import CheckpointError, MissingWeightsError, ProtocolError
-from tavit_flwr.wire.records import ARRAYS, BODY, Order, arrays_to_tensors, content_key
+from tavit_flwr.wire.records import ARRAYS, BODY, Order
+from tavit_flwr.wire.weights import arrays_to_tensors, content_key
 
 logger = logging.getLogger("flwr")
 

@@ -19,7 +19,8 @@ from tavit_flwr.data import BatchStream
 from tavit_flwr.split.optimisers import build_optimiser, learning_rate, load_moments, moments, set_learning_rate
 from tavit_flwr.split.phases import phase_named
 from tavit_flwr.wire.carrier import Carrier
-from tavit_flwr.wire.records import ARRAYS, Order, content_key, parts_of, parts_to_arrays
+from tavit_flwr.wire.records import ARRAYS, Order
+from tavit_flwr.wire.weights import content_key, parts_of, parts_to_arrays
 
 logger = logging.getLogger("flwr")
 

@@ -17,7 +17,8 @@ from tavit_flwr.server.enrolment import Participant
 from tavit_flwr.server.rounds import Round
 from tavit_flwr.server.schedule import RoundPlan
 from tavit_flwr.server.sessions import Session
-from tavit_flwr.wire.records import ARRAYS, METRICS, UNREACHABLE, arrays_bytes, arrays_to_parts
+from tavit_flwr.wire.records import ARRAYS, METRICS, UNREACHABLE
+from tavit_flwr.wire.weights import arrays_bytes, arrays_to_parts
 
 logger = logging.getLogger("flwr")
 

@@ -6,7 +6,8 @@ from flwr.app import ArrayRecord
 
 from tavit_flwr.server.aggregation import State, Weights
 from tavit_flwr.server.enrolment import Participant
-from tavit_flwr.wire.records import ARRAYS, BODY, arrays_bytes, content_key, parts_of, tensors_to_arrays
+from tavit_flwr.wire.records import ARRAYS, BODY
+from tavit_flwr.wire.weights import arrays_bytes, content_key, parts_of, tensors_to_arrays
 
 
 class Supply:

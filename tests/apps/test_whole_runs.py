@@ -17,7 +17,7 @@ from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.checkpoint import latest
 from tavit_flwr.server.initial import initial_arrays, initial_weights
 from tavit_flwr.server.strategy import TAViT
-from tavit_flwr.wire.records import arrays_to_tensors, tensors_to_arrays
+from tavit_flwr.wire.weights import arrays_to_tensors, tensors_to_arrays
 
 pytestmark = pytest.mark.timeout(120)
 

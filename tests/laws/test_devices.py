@@ -26,7 +26,7 @@ from tavit_flwr.server.cohort import Cohort, Member
 from tavit_flwr.split.devices import choose_device, device_of
 from tavit_flwr.split.optimisers import build_optimiser, load_moments, moments
 from tavit_flwr.wire import frames
-from tavit_flwr.wire.records import arrays_to_parts, parts_to_arrays
+from tavit_flwr.wire.weights import arrays_to_parts, parts_to_arrays
 
 CPU, PRETENDED = torch.device("cpu"), torch.device("meta")
 pytestmark = pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")  # it is no no-op here

@@ -18,7 +18,7 @@ from tavit_flwr.errors import CheckpointError, ConfigError, DataError, QuorumErr
 from tavit_flwr.wire import encoder
 from tavit_flwr.wire.dtypes import SCALE
 from tavit_flwr.wire.frames import encode
-from tavit_flwr.wire.records import arrays_to_tensors
+from tavit_flwr.wire.weights import arrays_to_tensors
 
 SECRET = "hospital-of-the-secret-marker"
 #: A colour whose value on [-1, 1], [0, 1] and 0-255 is searched for in everything that crosses.

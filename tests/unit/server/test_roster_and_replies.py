@@ -22,7 +22,8 @@ from tavit_flwr.server.selection import at_once, check_cohort, evaluators, selec
 from tavit_flwr.server.sessions import EVALUATE, Session
 from tavit_flwr.server.waiting import wait_for_nodes
 from tavit_flwr.wire.probe import Probe
-from tavit_flwr.wire.records import UNREACHABLE, Enrolment, parts_to_arrays, tensors_to_arrays
+from tavit_flwr.wire.records import UNREACHABLE, Enrolment
+from tavit_flwr.wire.weights import parts_to_arrays, tensors_to_arrays
 
 
 def people(count, slots=0):

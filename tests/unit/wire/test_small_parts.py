@@ -15,16 +15,8 @@ from tavit_flwr.payloads import ENROLMENT_FIELDS, EVALUATE_METRICS, TRAIN_METRIC
 from tavit_flwr.wire.credentials import SERVICE_NAME, ephemeral_certificate, session_token
 from tavit_flwr.wire.deadlines import Watchdog
 from tavit_flwr.wire.ledger import Ledger
-from tavit_flwr.wire.records import (
-    Enrolment,
-    Order,
-    arrays_bytes,
-    arrays_to_parts,
-    content_of,
-    metrics_record,
-    parts_to_arrays,
-    tensors_to_arrays,
-)
+from tavit_flwr.wire.records import Enrolment, Order, content_of, metrics_record
+from tavit_flwr.wire.weights import arrays_bytes, arrays_to_parts, parts_to_arrays, tensors_to_arrays
 
 
 def test_the_ledger_counts_by_direction_and_kind():
