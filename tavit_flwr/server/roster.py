@@ -18,6 +18,9 @@ from tavit_flwr.wire.probe import Probe
 
 logger = logging.getLogger("flwr")
 
+#: Longest wait for others where nobody at all can take part: it is more likely the experiment's fault.
+ALONE_S = 10.0
+
 _TWICE = "expected a name of its own for every client; give every SuperNode on one machine its own state-dir"
 
 
@@ -72,14 +75,16 @@ class Roster:
             When fewer than ``federation.min_nodes`` connect or can take part.
         """
         federation = self._config.federation
-        deadline = time.monotonic() + federation.wait_for_nodes_s
+        began = time.monotonic()
         nodes = wait_for_nodes(self._grid, federation.min_nodes, federation.wait_for_nodes_s)
         participants = self._enrol(nodes, nodes)
-        while 0 < len(participants) < federation.min_nodes and time.monotonic() < deadline:
-            time.sleep(1.0)  # another may be on its way; where nobody can take part, waiting would not help
-            newcomers = sorted(set(patiently(self._grid.get_node_ids)) - set(nodes))
-            nodes += newcomers
-            participants = self._enrol(newcomers, nodes)
+        while len(participants) < federation.min_nodes:  # others may be on their way, or be mended and start again
+            patience_s = federation.wait_for_nodes_s if participants else min(ALONE_S, federation.wait_for_nodes_s)
+            if time.monotonic() - began > patience_s:
+                break
+            time.sleep(1.0)
+            before, nodes = nodes, sorted(patiently(self._grid.get_node_ids))
+            participants = self._enrol([node for node in nodes if node not in before], nodes)
         if len(participants) < federation.min_nodes:
             raise QuorumError(
                 f"at least {federation.min_nodes} nodes that can take part", f"{len(participants)}", "enrolment",

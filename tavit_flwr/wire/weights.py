@@ -45,13 +45,13 @@ def arrays_to_tensors(arrays: ArrayRecord, prefixes: Sequence[str]) -> dict[str,
     """
     if set(arrays) != {PACKED}:
         raise ProtocolError(f"one array named '{PACKED}'", f"{sorted(arrays)[:4]}")
-    packed = arrays[PACKED].numpy()
-    if packed.dtype != np.uint8 or packed.ndim != 1:
-        raise ProtocolError(f"'{PACKED}' as bytes", f"{packed.dtype} {packed.shape}")
     try:
+        packed = arrays[PACKED].numpy()
+        if packed.dtype != np.uint8 or packed.ndim != 1:
+            raise ProtocolError(f"'{PACKED}' as bytes", f"{packed.dtype} {packed.shape}")
         tensors: dict[str, Tensor] = load(packed.tobytes())
-    except SafetensorError as error:
-        raise ProtocolError("safetensors", str(error)[:200]) from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:  # of numpy, or of a type that torch has not
+        raise ProtocolError("safetensors", f"{type(error).__name__}: {error}"[:200]) from error
     for name, tensor in tensors.items():
         if not name.startswith(tuple(prefixes)):
             raise ProtocolError(f"tensors named {' or '.join(prefixes)}...", repr(name[:80]))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tavit_flwr.config import FederationConfig, PhaseConfig, ScheduleConfig, TaskConfig, TavitConfig
 from tavit_flwr.errors import ConfigError, QuorumError
 from tavit_flwr.payloads import EVALUATE_METRICS, TRAIN_METRICS
+from tavit_flwr.server import roster as roster_module
 from tavit_flwr.server import waiting
 from tavit_flwr.server.aggregation import Averages, Weights
 from tavit_flwr.server.enrolment import Participant, check_returned
@@ -273,8 +274,33 @@ def test_where_too_few_can_take_part_another_that_comes_is_taken_and_nobody_is_a
     assert names(everyone) == ["p0001", "p0002"]
     assert sorted(grid.asked) == [1, 5, 7]
     assert "left out: node 5, client p5: no images" in caplog.text
-    with pytest.raises(QuorumError, match="no images"):  # at once: this is nothing that another would change
-        gathered({4: wrong, 5: wrong}, comes={7: OTHER, 8: GOOD}, **settings)
+    grid, _, everyone = gathered({4: wrong, 5: wrong}, comes={7: OTHER, 8: GOOD}, **settings)
+    assert names(everyone) == ["p0001", "p0002"]
+
+
+def test_where_nobody_can_take_part_others_are_waited_for_a_moment(monkeypatch):
+    monkeypatch.setattr(roster_module, "ALONE_S", 0.1)
+    began = time.monotonic()
+    with pytest.raises(QuorumError, match="no images"):
+        gathered({5: Enrolment("p5", error="no images")}, wait_for_nodes_s=100)
+    assert time.monotonic() - began < 50
+
+
+def test_a_node_that_is_mended_and_starts_again_is_asked_again():
+    """It has the same number, and was away in between."""
+    wrong, seen = Enrolment("p0002", error="no images"), []
+
+    class Mended(Answers):
+        def get_node_ids(self):
+            seen.append(1)
+            self.answers.pop(5, None) if len(seen) == 4 else None
+            self.answers.update({5: OTHER}) if len(seen) == 5 else None
+            return super().get_node_ids()
+
+    grid = Mended({1: GOOD, 5: wrong})
+    roster = Roster(grid, config(min_nodes=2, wait_for_nodes_s=30, enrol_timeout_s=1), Probe("", b"", ""))
+    assert names(roster.gather()) == ["p0001", "p0002"]
+    assert grid.asked == [1, 5, 5]
 
 
 def test_of_two_nodes_of_one_name_the_second_is_left_out(caplog):
