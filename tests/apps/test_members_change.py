@@ -169,13 +169,13 @@ def test_with_auto_a_client_that_is_cut_off_in_mid_run_goes_on_by_messages(fake_
         return push(messages)
 
     grid.push_messages = blocked
-    deadlines = ("wire.carrier=auto", "wire.step_timeout_s=2", "wire.probe_timeout_s=1")
+    deadlines = ("wire.carrier=auto", "wire.step_timeout_s=6", "wire.probe_timeout_s=1")
     run(three("task-specific", *deadlines, rounds=3), tmp_path / "out", grid)
     assert trained(tmp_path / "out") == {1: {"p0000", "p0001"}, 2: {"p0000"}, 3: {"p0000", "p0001"}}
     assert list(dict.fromkeys(carriers)) == [(1, "stream"), (2, "stream"), (3, "messages")]
     (problem,) = left_out(tmp_path / "out", 2)
     assert "client p0001" in problem
-    assert "expected the body service at 127.0.0.1:1 within 2 s" in problem
+    assert "expected the body service at 127.0.0.1:1 within 6 s" in problem
     assert caplog.text.count("client p0001: frames travel in Flower messages, slower by far: no connection") == 1
 
 
@@ -197,16 +197,16 @@ def test_nobody_waits_for_a_client_whose_answers_cannot_be_sent(fake_grid, three
     assert "could not be sent" in problem
 
 
-@pytest.mark.parametrize("lend", ["false", "true"])
+@pytest.mark.parametrize("lend", [pytest.param("false", marks=pytest.mark.long), "true"])
 def test_who_answers_after_the_rounds_deadline_is_left_out_of_it(three, fake_grid, run, tmp_path, lend):
     """Also where its body is lent, and so nobody but the round's deadline sees that it is slow."""
 
     def late(message, reply):
         if is_train(message):
-            time.sleep(9)
+            time.sleep(16)
         return reply
 
-    words = ("task-specific", "federation.round_timeout_s=5", f"schedule.lend_body={lend}")
+    words = ("task-specific", "federation.round_timeout_s=10", f"schedule.lend_body={lend}")
     run(three(*words), tmp_path / "out", fake_grid(3, twists={1: late}))
     assert len(trained(tmp_path / "out")[1]) == 2
     (problem,) = left_out(tmp_path / "out", 1)
