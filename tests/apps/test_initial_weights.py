@@ -10,10 +10,12 @@ from tavit_flwr.errors import CheckpointError, ConfigError, ProtocolError
 from tavit_flwr.files import write_tensors
 from tavit_flwr.inference.official_files import export_checkpoint, import_checkpoint
 from tavit_flwr.models import build_parts
+from tavit_flwr.payloads import PART_PREFIXES
 from tavit_flwr.server.aggregation import Weights
 from tavit_flwr.server.check import check_experiment
 from tavit_flwr.server.checkpoint import latest
 from tavit_flwr.server.initial import initial_weights
+from tavit_flwr.wire.weights import arrays_to_tensors
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -47,9 +49,8 @@ def test_a_run_starts_from_another_runs_weights_and_goes_on_training(
     assert sent
     given = {name: tensor for name, tensor in before.items() if not name.startswith("body/")}
     for message in sent:  # what the clients were given to begin with
-        for name, array in message.content["arrays"].items():
+        for name, values in arrays_to_tensors(message.content["arrays"], PART_PREFIXES).items():
             part, _, tensor = name.partition("/")
-            values = torch.from_numpy(array.numpy().copy())
             assert any(torch.equal(given[f"{part}/{task}/{tensor}"], values) for task in ("denoise", "deblock"))
     assert same(after, before, "body/")
     for task in ("denoise", "deblock"):
