@@ -25,7 +25,7 @@ demo: $(STAMP) ## Train five clients on four tasks, about five minutes on two co
 federation: $(STAMP) ## Deploy a SuperLink with TLS and five SuperNodes on this machine, and run
 	$(BIN)/python -m simulations.federation
 
-bench: $(STAMP) ## Measure beside the limits, about twenty minutes on two cores; outputs/bench.json
+bench: $(STAMP) ## Measure beside the limits, about half an hour on two cores; outputs/bench.json
 	$(BIN)/python -m simulations.bench --quick
 
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder
