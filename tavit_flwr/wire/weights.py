@@ -29,7 +29,7 @@ def parts_of(head: Mapping[str, Tensor], tail: Mapping[str, Tensor]) -> dict[str
 def tensors_to_arrays(tensors: Mapping[str, Tensor]) -> ArrayRecord:
     """Weights as Flower carries them: one array, the bytes of safetensors.
 
-    A SuperLink keeps, sends and fetches each array by itself, and a head and tail have some two hundred tensors.
+    A SuperLink keeps, sends and fetches each array by itself, and a head and tail are 172 tensors.
     """
     packed = save({name: tensor.contiguous() for name, tensor in tensors.items()})
     return ArrayRecord({PACKED: Array(np.frombuffer(packed, np.uint8))})
