@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import subprocess
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 
 from simulations.folders import app_alone
+from simulations.places import federation_config
 from simulations.processes import end_all, free_port, stop, wait_healthy
 from tavit_flwr.errors import SessionError
 from tavit_flwr.server.provenance import COMMIT, commit_of
@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: A Ray of the run's own: left to itself, Ray joins any cluster that someone started on this machine.
 _NO_CLUSTER = "local"
+#: What Ray says when its processes take longer than its own 30 s to start, which nothing can set.
+_RAY_LATE = "The current node timed out during startup"
 _RUN_ID = re.compile(r"run (\d{6,})")
 
 
@@ -52,31 +54,6 @@ class RunOutcome:
     def completed(self) -> bool:
         """Whether Flower calls the run completed."""
         return self.status == "finished:completed"
-
-
-def federation_config(clients: int, at_once: int | None = None, gpus: int = 0, *, cluster: bool = False) -> str:
-    """Flower's federation settings under which clients run at once, whatever the number of cores.
-
-    Parameters
-    ----------
-    clients : int
-        Simulated nodes.
-    at_once : int, optional
-        So many of them run at the same time; all by default.
-    gpus : int
-        Of this machine; each client that runs gets its share of one. Without a share Ray hides them from clients.
-    cluster : bool
-        A Ray that is there already: as many clients run at once as its machines have cores.
-    """
-    config = f"num-supernodes={clients} client-resources-num-cpus=1"
-    if cluster:
-        return config
-    at_once = min(clients, at_once or clients)
-    config += f" init-args-num-cpus={at_once}"
-    if gpus:
-        share = math.floor(10_000 / math.ceil(at_once / gpus)) / 10_000  # rounded down: all have to fit
-        config += f" client-resources-num-gpus={share} init-args-num-gpus={gpus}"
-    return config
 
 
 class Flower:
@@ -118,7 +95,7 @@ class Flower:
         timeout_s: float = 1800,
         on_line: Callable[[str], None] = lambda line: None,
     ) -> RunOutcome:
-        """Run this project and wait for its end.
+        """Run this project and wait for its end; where Ray did not come up on a busy machine, once more.
 
         Parameters
         ----------
@@ -144,7 +121,11 @@ class Flower:
         simulated = federation_config(clients, at_once, gpus, cluster=cluster) if clients is not None else ""
         options = ["--federation-config", simulated] if simulated else []
         with app_alone(ROOT, self.home) if app is None else nullcontext(app) as folder:
-            return self.run_app(folder, {"hydra": overrides}, options, timeout_s=timeout_s, on_line=on_line)
+            outcome = self.run_app(folder, {"hydra": overrides}, options, timeout_s=timeout_s, on_line=on_line)
+            if not outcome.completed and _RAY_LATE in outcome.log:
+                on_line("Ray did not start within 30 s: this machine is busy. The run is started once more.")
+                outcome = self.run_app(folder, {"hydra": overrides}, options, timeout_s=timeout_s, on_line=on_line)
+            return outcome
 
     def run_app(
         self,

@@ -17,7 +17,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from simulations.flower import ROOT, federation_config, local_flower
+from simulations.flower import ROOT, local_flower
+from simulations.places import federation_config
 from tavit_flwr.config import override
 
 RUNS = 2

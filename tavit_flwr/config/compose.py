@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
@@ -48,7 +48,7 @@ def _from_json(text: str) -> TavitConfig:
         raise ConfigError("a configuration as JSON", str(error)) from error
     if not isinstance(values, dict) or "${" in json.dumps(values):  # a resolved configuration asks nobody's environment
         raise ConfigError("a resolved configuration as one JSON object", "another value or an interpolation")
-    config = _typed(OmegaConf.create(values))
+    config = _typed(OmegaConf.create(values), OmegaConf.structured(TavitConfig))
     config.clients = written_out(config.clients)
     validate(config)
     return config
@@ -102,7 +102,7 @@ def compose(overrides: Sequence[str] | str = ()) -> TavitConfig:
             raw = hydra_compose("config", overrides=[f"task=[{tasks}]", *words])
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:  # ValueError: a group set to null
         raise explain(error, words, folder) from error
-    config = _typed(raw)
+    config = _typed(raw)  # Hydra merged it into the schema already
     config.clients = written_out(config.clients)
     _keep_used_tasks(config, folder)
     expand(config)
@@ -111,11 +111,9 @@ def compose(overrides: Sequence[str] | str = ()) -> TavitConfig:
     return config
 
 
-def _typed(raw: object) -> TavitConfig:
-    schema = OmegaConf.structured(TavitConfig)
+def _typed(raw: DictConfig | ListConfig, *schema: DictConfig) -> TavitConfig:
     try:
-        merged = OmegaConf.merge(schema, raw)
-        result = OmegaConf.to_object(merged)
+        result = OmegaConf.to_object(OmegaConf.merge(*schema, raw) if schema else raw)
     except OmegaConfBaseException as error:
         key = str(getattr(error, "full_key", "") or "")
         message = str(error).splitlines()[0]

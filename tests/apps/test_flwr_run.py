@@ -15,22 +15,29 @@ SMALL = "experiment=tiny data.batch_size=1 evaluation.stride=32 evaluation.batch
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """One at two slots; one as by hand, in the project's own folder and at Flower's default; one that is refused."""
+def together(tmp_path_factory):
+    """Both clients at once."""
     home = tmp_path_factory.mktemp("flower")
-    outcomes = {}
     left = subprocess.Popen(["sleep", "600"], env={**os.environ, "FLWR_HOME": str(home / "flwr")})
     with local_flower(home / "flwr", {"TAVIT_STATE_DIR": str(home / "state")}) as flower:
         assert left.wait(5) == -signal.SIGKILL  # what a predecessor left in this home would write into its folders
-        for name, clients, app in (("together", 2, None), ("default", None, ROOT)):
-            outcomes[name] = flower.run(f"{SMALL} output_dir={home / name}", clients, app=app, timeout_s=180)
-        outcomes["refused"] = flower.run(f"{SMALL} data=folder", 2, timeout_s=60)
-    return home, outcomes
+        outcome = flower.run(f"{SMALL} output_dir={home / 'together'}", 2, timeout_s=180)
+    return home, outcome
 
 
-def test_every_client_takes_part_and_results_are_written(runs):
-    home, outcomes = runs
-    assert outcomes["together"].completed, outcomes["together"].log[-3000:]
+@pytest.fixture(scope="module")
+def by_hand(tmp_path_factory):
+    """One in the project's own folder and at Flower's default; one that is refused."""
+    home = tmp_path_factory.mktemp("by-hand")
+    with local_flower(home / "flwr", {"TAVIT_STATE_DIR": str(home / "state")}) as flower:
+        default = flower.run(f"{SMALL} output_dir={home / 'default'}", app=ROOT, timeout_s=180)
+        refused = flower.run(f"{SMALL} data=folder", 2, timeout_s=60)
+    return home, default, refused
+
+
+def test_every_client_takes_part_and_results_are_written(together):
+    home, outcome = together
+    assert outcome.completed, outcome.log[-3000:]
     results = json.loads((home / "together" / "results.json").read_text())
     assert set(results["tasks"]) == {"denoise", "deblock"}
     for row in results["tasks"].values():
@@ -55,8 +62,8 @@ def test_every_client_takes_part_and_results_are_written(runs):
     assert len([line for line in lines if line["event"] == "evaluate"]) == 2 * 3
 
 
-def test_pictures_stay_with_the_clients_and_a_finished_runs_moments_go(runs):
-    home, _ = runs
+def test_pictures_stay_with_the_clients_and_a_finished_runs_moments_go(together):
+    home, _ = together
     names = {f"{task}-{number}.png" for task in ("denoise", "deblock") for number in (1, 2)}
     assert {path.name for path in gather_pictures(home / "state", home / "pictures")} == names
     page = (home / "together" / "report.html").read_text()
@@ -66,10 +73,10 @@ def test_pictures_stay_with_the_clients_and_a_finished_runs_moments_go(runs):
     assert (home / "together" / "checkpoints" / "round-000002" / "state.json").is_file()
 
 
-def test_the_default_federation_says_what_it_cannot_do_and_does_the_rest(runs):
+@pytest.mark.long
+def test_the_default_federation_says_what_it_cannot_do_and_does_the_rest(by_hand):
     """Flower's default offers two nodes; on a machine of two cores they share one slot."""
-    home, outcomes = runs
-    outcome = outcomes["default"]
+    home, outcome, _ = by_hand
     assert outcome.completed, outcome.log[-3000:]
     results = json.loads((home / "default" / "results.json").read_text())
     assert set(results["tasks"]) == {"denoise", "deblock"}
@@ -79,13 +86,14 @@ def test_the_default_federation_says_what_it_cannot_do_and_does_the_rest(runs):
         assert results["steps"] == 2 * 3 + 1 * 3
 
 
-def test_a_configuration_that_cannot_work_ends_the_run_before_a_client_is_asked(runs):
-    outcome = runs[1]["refused"]
+@pytest.mark.long
+def test_a_configuration_that_cannot_work_ends_the_run_before_a_client_is_asked(by_hand):
+    outcome = by_hand[2]
     assert not outcome.completed
     assert "ConfigError: expected a folder of images; received none; at task 'denoise'" in outcome.log
     assert "left out" not in outcome.log
 
 
-def test_nothing_is_left_behind(runs):
-    home, _ = runs
+def test_nothing_is_left_behind(together):
+    home, _ = together
     assert processes_of(home / "flwr") == []

@@ -332,7 +332,8 @@ def unequal(folder, write):
 def test_unusable_images_are_told_before_the_first_round(fake_grid, tiny, tmp_path, run, make_images, mistake):
     source, advice = mistake(tmp_path / "private", make_images)
     # Two clients of one task: pairs hold one degradation.
-    config = tiny("clients=[denoise,denoise]", f"data.source={source}", f"data.folder={tmp_path / 'private'}")
+    given = f"data.source={source}", f"data.folder={tmp_path / 'private'}"
+    config = tiny("clients=[denoise,denoise]", "federation.wait_for_nodes_s=0.5", *given)
     with pytest.raises(QuorumError, match=advice) as told:
         run(config, tmp_path / "out", fake_grid(2))
     assert "node 100" in str(told.value)

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from simulations.demo import gather_pictures, report
-from simulations.flower import Flower, RunOutcome, federation_config
+from simulations.flower import Flower, RunOutcome
+from simulations.places import federation_config
 from simulations.processes import free_port
 
 ROW = {"images": 2, "psnr_db": 28.0, "input_psnr_db": 19.0, "ssim": 0.8, "before": {"psnr_db": 19.0}}
