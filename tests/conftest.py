@@ -183,7 +183,7 @@ def tiny(images):
                 "experiment=tiny", "data.source=folder", f"data.folder={images}", "data.held_out=1",
                 "compute.client_threads=1", "compute.server_threads=1", "wire.join_timeout_s=20",
                 "wire.step_timeout_s=20", "wire.session_timeout_s=60", "schedule.evaluate_first=false",
-                "evaluation.pictures=false", "federation.wait_for_nodes_s=5", "federation.late_timeout_s=5", *overrides,
+                "evaluation.pictures=false", "federation.wait_for_nodes_s=1", "federation.late_timeout_s=5", *overrides,
             ]
         )  # fmt: skip
 

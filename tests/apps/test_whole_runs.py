@@ -333,7 +333,7 @@ def test_unusable_images_are_told_before_the_first_round(fake_grid, tiny, tmp_pa
     source, advice = mistake(tmp_path / "private", make_images)
     # Two clients of one task: pairs hold one degradation.
     given = f"data.source={source}", f"data.folder={tmp_path / 'private'}"
-    config = tiny("clients=[denoise,denoise]", "federation.wait_for_nodes_s=0.5", *given)
+    config = tiny("clients=[denoise,denoise]", *given)
     with pytest.raises(QuorumError, match=advice) as told:
         run(config, tmp_path / "out", fake_grid(2))
     assert "node 100" in str(told.value)
