@@ -124,7 +124,7 @@ class TAViT(Strategy):
                 logger.warning("wire.insecure: tokens, features and gradients travel readable; anyone may listen in")
             patient = PatientGrid(
                 grid, service, self._hopeless, lambda key, node: self._round.followed.update({key: node}),
-                lambda node: self._round.resupply(node),
+                lambda node: self._round.resupply(node), lambda: self._round.at_once,
             )  # fmt: skip
             self._evaluate = partial(patient.send_and_receive, timeout=timeout_s)
             self._roster = Roster(patient, self.config, service.probe())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -22,6 +23,10 @@ _FIRST_S, _MOST_S = 0.02, 1.0
 
 #: The pause grows with the time already waited: a reply is noticed at most this share of its own time too late.
 _SHARE = 0.05
+
+#: Orders under way for each client that can be at work at once. Flower's simulation asks ten times a second for every
+#: node, and looks through all orders each time: a hundred orders for a hundred nodes take a third of a core.
+AHEAD = 4
 
 #: How long to look for more nodes once enough have come.
 SETTLE_S = 1.0
@@ -52,6 +57,8 @@ class PatientGrid(Grid):
         Told of each message that follows upon a reply which is not the last: its number and its node.
     resupply : callable
         Gives a node the weights that it has lost.
+    at_once : callable
+        Of those that are sent orders now, how many can be at work at once.
     """
 
     def __init__(
@@ -61,18 +68,21 @@ class PatientGrid(Grid):
         hopeless: Callable[[Sequence[int]], bool],
         followed: Callable[[str, int], None],
         resupply: Callable[[int], dict[str, ArrayRecord]],
+        at_once: Callable[[], int],
     ) -> None:
         self._grid = grid
         self._service = service
         self._hopeless = hopeless
         self._followed = followed
         self._resupply = resupply
+        self._at_once = at_once
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Push orders, and pull their replies until all are there, the time is up, or no more can come.
 
-        Nothing is pushed before the first reply is asked for. Replies that carry frames are not given back: the
-        session's answers follow in another message to the node.
+        Nothing is pushed before the first reply is asked for, and at no time more than `AHEAD` times as many orders as
+        can be worked on at once. Replies that carry frames are not given back: the session's answers follow in another
+        message to the node.
 
         Yields
         ------
@@ -80,11 +90,15 @@ class PatientGrid(Grid):
             A reply as it arrives, not kept here; nodes without a reply have none.
         """
         news = threading.Event()
-        orders = list(messages)
-        under_way = [Correspondence(order, self._service, self._resupply, news.set) for order in orders]
-        sent = dict(self._send(orders, under_way))
+        to_come = deque(Correspondence(order, self._service, self._resupply, news.set) for order in messages)
+        most = AHEAD * self._at_once()
+        under_way: list[Correspondence] = []
+        sent: dict[str, Correspondence] = {}
         began = alive = time.monotonic()
-        while under_way:
+        while to_come or under_way:
+            fresh = [to_come.popleft() for _ in range(min(len(to_come), most - len(under_way)))]
+            sent.update(self._send([talk.order for talk in fresh], fresh))
+            under_way += fresh
             for reply in self.pull_messages(list(sent)):
                 if (talk := sent.pop(reply.metadata.reply_to_message_id, None)) is not None:
                     talk.take(reply)
@@ -101,8 +115,10 @@ class PatientGrid(Grid):
                 if (final := done.pop(0).final) is not None:
                     yield final
             remaining_s = float("inf") if timeout is None else began + timeout - time.monotonic()
-            if not under_way or remaining_s <= 0 or self._hopeless(sorted(talk.node for talk in under_way)):
+            if remaining_s <= 0 or self._hopeless(sorted(talk.node for talk in (*under_way, *to_come))):
                 break
+            if to_come and len(under_way) < most:
+                continue
             news.wait(min(pause_s(time.monotonic() - alive), remaining_s))
             news.clear()
 

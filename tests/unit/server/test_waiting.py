@@ -16,7 +16,7 @@ from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.cohort import Cohort, Member
 from tavit_flwr.server.sessions import Session
-from tavit_flwr.server.waiting import PatientGrid, patiently, pause_s, push
+from tavit_flwr.server.waiting import AHEAD, PatientGrid, patiently, pause_s, push
 from tavit_flwr.wire.messages import FRAMES
 from tavit_flwr.wire.records import Order, content_of
 
@@ -122,17 +122,19 @@ class Slow(Picky):
         return [] if number is None else [self.answers.pop(number)]
 
 
+def orders_to(service, count):
+    host = BodyHost("natural", nn.Conv2d(1, 1, 1), OptimiserConfig(), 1, seed=0)
+    for node in range(1, count + 1):
+        session = Session(f"c{node}", "t", host, "task-specific", 1)
+        order = Order("{}", "run", "", service.open(session), b"", "stream", "task-specific", 1, 1, 1, 0, 1)
+        yield message(node, content_of(order, {}))
+
+
 def test_replies_are_given_on_as_they_come_and_not_kept():
     with BodyService(WireConfig(carrier="messages"), threads=1) as service:
-        host = BodyHost("natural", nn.Conv2d(1, 1, 1), OptimiserConfig(), 1, seed=0)
-        orders = []
-        for node in range(1, 6):
-            session = Session(f"c{node}", "t", host, "task-specific", 1)
-            order = Order("{}", "run", "", service.open(session), b"", "stream", "task-specific", 1, 1, 1, 0, 1)
-            orders.append(message(node, content_of(order, {})))
         slow = Slow("None", set())
-        grid = PatientGrid(slow, service, lambda _: False, lambda *_: None, lambda _: {})
-        replies = grid.send_and_receive(orders, timeout=60)
+        grid = PatientGrid(slow, service, lambda _: False, lambda *_: None, lambda _: {}, lambda: 9)
+        replies = grid.send_and_receive(orders_to(service, 5), timeout=60)
         assert slow.answers == {}  # nothing is sent before somebody asks for a reply
         alive, most = [], 0
         for reply in replies:
@@ -141,6 +143,20 @@ def test_replies_are_given_on_as_they_come_and_not_kept():
             most = max(most, sum(one() is not None for one in alive))
     assert len(alive) == 5
     assert most <= 1
+
+
+@pytest.mark.parametrize(("at_once", "most"), [(1, AHEAD), (2, 2 * AHEAD), (11, 11)])
+def test_few_orders_are_under_way_where_few_clients_are_at_work_at_once(at_once, most):
+    """And all of them where all are: each node of a deployment asks for its own."""
+    with BodyService(WireConfig(carrier="messages"), threads=1) as service:
+        slow = Slow("None", set())
+        grid = PatientGrid(slow, service, lambda _: False, lambda *_: None, lambda _: {}, lambda: at_once)
+        answered, waiting_there = [], []
+        for reply in grid.send_and_receive(orders_to(service, 11), timeout=60):
+            answered.append(reply.metadata.src_node_id)
+            waiting_there.append(len(slow.answers))
+    assert sorted(answered) == list(range(1, 12))
+    assert max(waiting_there) == most - 1
 
 
 @pytest.mark.parametrize("style", ["None", "dropped"])
@@ -154,7 +170,7 @@ def test_nobody_waits_for_a_client_whose_order_could_not_be_sent(style):
         for node, session in enumerate(sessions):
             order = Order("{}", "run", "", service.open(session), b"", "stream", "joint", 1, 1, 1, 0, 1)
             orders.append(message(node, content_of(order, {})))
-        grid = PatientGrid(Picky(style, {1}), service, lambda _: False, lambda *_: None, lambda _: {})
+        grid = PatientGrid(Picky(style, {1}), service, lambda _: False, lambda *_: None, lambda _: {}, lambda: 9)
         began = time.monotonic()
         replies = list(grid.send_and_receive(orders, timeout=600))
         assert time.monotonic() - began < 30
