@@ -40,6 +40,8 @@ from simulations.deployment import Federation, Node, federation
 from simulations.flower import Flower, local_flower
 
 CLIENTS = (1, 2, 4)
+#: Processes that run a client, and those that run the server, in simulation and deployed.
+CLIENT, SERVER = ("ray::ClientAppActor", "flwr-clientapp"), ("flower-simulation", "flwr-simulation", "flwr-serverapp")
 #: Quick cases: those with a goal, and a few beside them.
 QUICK = {
     "simulation": [("tiny", 2), ("small", 2), ("paper", 2), ("small", 4)],
@@ -145,6 +147,7 @@ def _case(
             for line in round_lines(trained, phase)[int(warm_up) :]:
                 case = {"carrier": carrier, "preset": preset, "clients": clients, "phase": phase, "steps": steps}
                 case["unsplit_threads"] = loop.threads(phase)
+                case |= {"client_mib": watch.largest_mib(*CLIENT), "server_mib": watch.largest_mib(*SERVER)}
                 rows.append(case | _row(line, baseline, steps * clients, watch.cpu_s))
         before = after
     return rows

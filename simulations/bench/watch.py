@@ -56,6 +56,10 @@ class Watch:
         """Sum over processes of these kinds, all if none is named, of the peaks of each; MiB."""
         return sum(peak for kind, peak in self.peak_kib.values() if not kinds or kind in kinds) / 1024
 
+    def largest_mib(self, *kinds: str) -> float:
+        """Peak of the largest process of these kinds, MiB; 0 where there was none."""
+        return max((peak for kind, peak in self.peak_kib.values() if kind in kinds), default=0) / 1024
+
     def _at(self, moment: float) -> float:
         index = bisect_left(self._times, moment)
         if not 0 < index < len(self._times):

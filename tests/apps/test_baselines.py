@@ -136,7 +136,8 @@ def test_splitfed_averages_the_clients_of_its_task_and_alone_is_joint(baseline, 
     assert two.state.versions == {"p0000": 2, "p0001": 2}
 
 
-@pytest.mark.parametrize("name", ["no-body", pytest.param("permuted", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["no-body", "permuted"])
 def test_both_carriers_give_the_same(baseline, fake_grid, run, tmp_path, name):
     stream = run(baseline(name), tmp_path / "stream", fake_grid(2))
     messages = run(baseline(name, "wire.carrier=messages"), tmp_path / "messages", fake_grid(2))
