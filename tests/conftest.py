@@ -8,6 +8,8 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -168,9 +170,12 @@ def write_images(folder: Path, count: int = 5, side: int = 40, prefix: str = "im
     return folder
 
 
-@pytest.fixture
-def images(tmp_path):
-    return write_images(tmp_path / "photographs")
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("photographs"))
+
+
+_composed = lru_cache(maxsize=64)(compose)  # 0.4 s, and many runs are of one experiment
 
 
 @pytest.fixture
@@ -178,13 +183,16 @@ def tiny(images):
     """Compose the smallest experiment over a folder of small images."""
 
     def make(*overrides: str) -> TavitConfig:
-        return compose(
-            [
-                "experiment=tiny", "data.source=folder", f"data.folder={images}", "data.held_out=1",
-                "compute.client_threads=1", "compute.server_threads=1", "wire.join_timeout_s=20",
-                "wire.step_timeout_s=20", "wire.session_timeout_s=60", "schedule.evaluate_first=false",
-                "evaluation.pictures=false", "federation.wait_for_nodes_s=1", "federation.late_timeout_s=5", *overrides,
-            ]
+        return deepcopy(
+            _composed(
+                (
+                    "experiment=tiny", "data.source=folder", f"data.folder={images}", "data.held_out=1",
+                    "compute.client_threads=1", "compute.server_threads=1", "wire.join_timeout_s=20",
+                    "wire.step_timeout_s=20", "wire.session_timeout_s=60", "schedule.evaluate_first=false",
+                    "evaluation.pictures=false", "federation.wait_for_nodes_s=1", "federation.late_timeout_s=5",
+                    *overrides,
+                )
+            )
         )  # fmt: skip
 
     return make

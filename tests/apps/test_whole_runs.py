@@ -343,10 +343,10 @@ def test_unusable_images_are_told_before_the_first_round(fake_grid, tiny, tmp_pa
 
 @pytest.mark.parametrize("mistake", [empty, small])
 def test_one_node_with_unusable_images_is_left_out(
-    fake_grid, tiny, tmp_path, run, make_images, make_phases, caplog, mistake
+    fake_grid, tiny, tmp_path, run, make_images, make_phases, images, caplog, mistake
 ):
     _, advice = mistake(tmp_path / "private", make_images)
-    good = {"task": "denoise", "data-dir": str(tmp_path / "photographs"), "state-dir": str(tmp_path / "a")}
+    good = {"task": "denoise", "data-dir": str(images), "state-dir": str(tmp_path / "a")}
     bad = {"task": "deblock", "data-dir": str(tmp_path / "private"), "state-dir": str(tmp_path / "b")}
     run(tiny(make_phases("task-specific")), tmp_path / "out", fake_grid(node_configs=[good, bad]))
     assert {line["task"] for line in lines(tmp_path / "out")} == {"denoise"}
