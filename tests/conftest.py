@@ -172,6 +172,7 @@ def write_images(folder: Path, count: int = 5, side: int = 40, prefix: str = "im
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory):
+    """One folder for all tests; who changes it makes an own one."""
     return write_images(tmp_path_factory.mktemp("photographs"))
 
 

@@ -16,6 +16,12 @@ from tavit_flwr.server.initial import initial_weights
 
 
 @pytest.fixture
+def images(tmp_path, make_images):
+    """The test's own, to be damaged."""
+    return make_images(tmp_path / "photographs")
+
+
+@pytest.fixture
 def weights(tmp_path, tiny):
     """A run's output folder."""
     config = tiny()
