@@ -1,8 +1,8 @@
 """All benchmarks, one after another; their records in one file.
 
 ``python -m simulations.bench --quick`` is `make bench`. Each benchmark runs in a process of its own, so that none has
-the threads, caches or memory of another, and writes its own file to ``outputs/bench``. Those that give tables and no
-figure of their own are left out where it is quick.
+the threads, caches or memory of another, and writes its own file to ``outputs/bench``. `FULL` are left out
+where it is quick: they give tables and no figure that has a goal.
 """
 
 from __future__ import annotations

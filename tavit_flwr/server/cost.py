@@ -103,9 +103,7 @@ def estimate(config: TavitConfig) -> Cost:
     shape = step_shape(config)
     batch = shape[0]
     part_bytes, body_bytes = (head.parameters + tail.parameters) * _FLOAT32, body.parameters * _FLOAT32
-    everyone = len(config.clients)
-    groups = Counter(config.clients).values() if config.federation.by_task else [everyone]
-    chosen = sum(sample_size(count, config.federation) for count in groups)
+    chosen = len(taking_part(config, 0))
     evaluations = int(config.schedule.evaluate_first) + sum(one.ends_phase for one in plan(config.schedule))
     steps = client_flop = server_flop = up = down = 0
     plans = plan(config.schedule)
@@ -121,7 +119,7 @@ def estimate(config: TavitConfig) -> Cost:
         limits = Limits.of(config.wire, one.phase)
         up += count * 2 * packed_bytes(shape, limits.up)
         down += count * (2 if phase.client_moves else 1) * packed_bytes(shape, limits.down)
-    weights = _journeys(config, plans, chosen) * part_bytes + _loans(config, plans, chosen) * body_bytes
+    weights = _journeys(config, plans) * part_bytes + _loans(config, plans) * body_bytes
     limits = Limits.of(config.wire, "evaluate")
     window_bytes = sum(packed_bytes((1, *shape[1:]), one) for one in (limits.up, limits.down))
     windows = window_count(*PHOTOGRAPH, config.data.crop, config.evaluation.stride)
@@ -136,7 +134,19 @@ def estimate(config: TavitConfig) -> Cost:
     )  # fmt: skip
 
 
-def _journeys(config: TavitConfig, plans: Sequence[RoundPlan], chosen: int) -> int:
+def taking_part(config: TavitConfig, turn: int) -> list[int]:
+    """Clients of the round of that turn: as many as `selection.select` takes, in an order that is not its own."""
+    groups: dict[str, list[int]] = {}
+    for client, task in enumerate(config.clients):
+        groups.setdefault(task if config.federation.by_task else "", []).append(client)
+    chosen: list[int] = []
+    for group in groups.values():
+        count = sample_size(len(group), config.federation)
+        chosen += [group[(turn * count + place) % len(group)] for place in range(count)]
+    return chosen
+
+
+def _journeys(config: TavitConfig, plans: Sequence[RoundPlan]) -> int:
     """How often a head and tail travel: down where a client does not have that version, up where they moved."""
     clients = list(enumerate(config.clients))
     versions, held = dict.fromkeys(config.clients, 0), dict.fromkeys(range(len(clients)), -1)
@@ -148,32 +158,31 @@ def _journeys(config: TavitConfig, plans: Sequence[RoundPlan], chosen: int) -> i
             count += held[client] != versions[task]
             held[client] = versions[task]
 
+    evaluators = list({task: (client, task) for client, task in reversed(clients)}.values())  # one for each task
     if config.schedule.evaluate_first:
-        send(clients)
+        send(evaluators)
     for one in plans:
-        start = one.turn * chosen
-        taking_part = [clients[(start + place) % len(clients)] for place in range(chosen)]
-        send(taking_part)
+        chosen = [clients[client] for client in taking_part(config, one.turn)]
+        send(chosen)
         if PHASES[one.phase].client_moves:
-            count += chosen
-            tasks = Counter(task for _, task in taking_part)
+            count += len(chosen)
+            tasks = Counter(task for _, task in chosen)
             for task in tasks:
                 versions[task] += 1
-            held |= {client: versions[task] for client, task in taking_part if tasks[task] == 1}
+            held |= {client: versions[task] for client, task in chosen if tasks[task] == 1}
         if one.ends_phase:
-            send(clients)
+            send(evaluators)
     return count
 
 
-def _loans(config: TavitConfig, plans: Sequence[RoundPlan], chosen: int) -> int:
+def _loans(config: TavitConfig, plans: Sequence[RoundPlan]) -> int:
     """How often a body is lent: each version once to each client that takes part while it is frozen."""
     version, count, held = 0, 0, dict.fromkeys(range(len(config.clients)), -1)
     for one in plans if config.schedule.lend_body else ():
         if PHASES[one.phase].body_moves:
             version += 1
             continue
-        for place in range(chosen):
-            client = (one.turn * chosen + place) % len(held)
+        for client in taking_part(config, one.turn):
             count += held[client] != version
             held[client] = version
     return count

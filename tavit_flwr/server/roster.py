@@ -12,8 +12,9 @@ from flwr.serverapp import Grid
 
 from tavit_flwr.config import TavitConfig
 from tavit_flwr.errors import QuorumError
-from tavit_flwr.server.enrolment import Participant, questions, read_answer, say_who
-from tavit_flwr.server.waiting import patiently, pause_s, push, wait_for_nodes
+from tavit_flwr.server.enrolment import Participant, read_answer, say_who
+from tavit_flwr.server.inquiry import Inquiry
+from tavit_flwr.server.waiting import patiently, pause_s, wait_for_nodes
 from tavit_flwr.wire.probe import Probe
 
 logger = logging.getLogger("flwr")
@@ -50,11 +51,10 @@ class Roster:
     def __init__(self, grid: Grid, config: TavitConfig, probe: Probe) -> None:
         self._grid = grid
         self._config = config
-        self._probe = probe
+        self._inquiry = Inquiry(grid, config, probe)
         self._enrolled: dict[int, Participant] = {}
         self._idle: set[int] = set()
         self._doubtful: set[int] = set()
-        self._asked: dict[str, int] = {}
         self._waited_for: set[int] = set()
         self._problems: dict[int, str] = {}
         self._there: set[int] = set()
@@ -97,9 +97,9 @@ class Roster:
     def _enrol(self, newcomers: Sequence[int], nodes: Sequence[int]) -> list[Participant]:
         """Ask newcomers, and see who of all nodes can take part."""
         timeout_s = self._config.federation.enrol_timeout_s
-        self._ask(newcomers)
+        self._inquiry.ask(newcomers)
         self._listen(newcomers, timeout_s)
-        for node in sorted(set(newcomers) & set(self._asked.values())):
+        for node in sorted(self._inquiry.unanswered().intersection(newcomers)):
             self._problem(node, f"node {node}: no answer within {timeout_s:g} s")
         for one in _namesakes(self._present(nodes)):
             self._problem(one.node_id, f"node {one.node_id}, client {one.client}: {_TWICE}")
@@ -125,7 +125,7 @@ class Roster:
             nodes = sorted(patiently(self._grid.get_node_ids))
             self.doubt(set(self._enrolled) - set(nodes))  # they may come back as somebody else
             self._listen([], 0.0)
-            self._ask(self._unknown(nodes))
+            self._inquiry.ask(self._unknown(nodes))
             self._listen([node for node in nodes if node not in self._waited_for], federation.late_timeout_s)
             self._settle_names(nodes, before)
             participants = self._present(nodes)
@@ -160,31 +160,25 @@ class Roster:
             self._waited_for.discard(node)
 
     def _unknown(self, nodes: Sequence[int]) -> list[int]:
-        passed = self._idle.union(self._asked.values(), self._enrolled.keys() - self._doubtful)
+        passed = self._idle.union(self._inquiry.unanswered(), self._enrolled.keys() - self._doubtful)
         return [node for node in nodes if node not in passed]
-
-    def _ask(self, nodes: Sequence[int]) -> None:
-        asked = push(self._grid, questions(nodes, self._config, self._probe))
-        for number, node in zip(asked, nodes, strict=True):
-            if number:
-                self._asked[number] = node
-            else:
-                self._problem(node, f"node {node}: the question could not be sent to it")
 
     def _listen(self, nodes: Iterable[int], timeout_s: float) -> None:
         """Take answers in until these nodes have given theirs, or the time is up."""
         wanted = set(nodes)
         self._waited_for |= wanted
         began = time.monotonic()
-        while self._asked:
-            for reply in patiently(lambda: list(self._grid.pull_messages(list(self._asked)))):
-                node = self._asked.pop(reply.metadata.reply_to_message_id, None)
-                if node is not None:
-                    self._read(node, reply)
-            waited_s = time.monotonic() - began
-            if waited_s >= timeout_s or not wanted & set(self._asked.values()):
+        while waiting := self._inquiry.unanswered():
+            for node, answer in self._inquiry.answers():
+                waiting.discard(node)
+                if answer is None:
+                    self._problem(node, f"node {node}: the question could not be sent to it")
+                else:
+                    self._read(node, answer)
+            remaining_s = began + timeout_s - time.monotonic()
+            if remaining_s <= 0 or not wanted & waiting:
                 return
-            time.sleep(min(pause_s(waited_s), max(0.0, timeout_s - waited_s)))
+            time.sleep(min(pause_s(time.monotonic() - self._inquiry.heard), remaining_s))
 
     def _read(self, node: int, reply: Message) -> None:
         answer = read_answer(node, reply, self._config)
@@ -217,7 +211,7 @@ class Roster:
             return
         known = [one.node_id for one in self._present(nodes) if counts[one.client] > 1 and one.node_id in before]
         self.doubt(known)
-        self._ask(known)
+        self._inquiry.ask(known)
         self._listen(known, self._config.federation.late_timeout_s)
         for one in _namesakes(sorted(self._present(nodes), key=lambda one: one.node_id not in before)):
             self._problem(one.node_id, f"node {one.node_id}, client {one.client}: {_TWICE}")

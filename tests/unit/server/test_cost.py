@@ -63,9 +63,12 @@ def test_everything_grows_with_the_schedule_the_batch_and_the_clients():
     assert cost.evaluations == 6
 
 
-def test_the_estimate_is_what_a_run_sends(fake_grid, tiny, make_phases, run, tmp_path):
-    config = tiny(make_phases("task-specific", "task-agnostic", steps=4, rounds=2), "data.batch_size=8")
-    run(config, tmp_path / "out", fake_grid(2))
+@pytest.mark.parametrize("tasks", [["denoise", "deblock"], ["denoise", "denoise", "deblock"]], ids=len)
+def test_the_estimate_is_what_a_run_sends(fake_grid, tiny, make_phases, run, tmp_path, tasks):
+    """Also where clients of one task share their held-out images, and only the first of them evaluates."""
+    phases = make_phases("task-specific", "task-agnostic", steps=4, rounds=2)
+    config = tiny(phases, "data.batch_size=8", f"clients=[{','.join(tasks)}]")
+    run(config, tmp_path / "out", fake_grid(len(tasks)))
     totals = json.loads((tmp_path / "out" / "results.json").read_text())
     cost = estimate(config)
     sent = totals["bytes_up"] + totals["bytes_down"]
@@ -167,6 +170,29 @@ def test_hours_follow_from_the_timed_steps(monkeypatch):
     scoring_in_turn_h, scoring_apart_h = windows * 0.4 / 3600, windows * 0.1 / 3600  # four clients at once: its turn
     assert f"together: about {in_turn_h + scoring_in_turn_h:.1f} h with all" in text
     assert f"{apart_h + scoring_apart_h:.1f} h with a machine" in text.splitlines()[-2]
+
+
+@pytest.mark.parametrize(
+    ("given", "clients", "at_once"),
+    [
+        (["federation.fraction=0.1"], 1, 1),
+        (["federation.fraction=0.1", "federation.min_clients=3"], 3, 3),
+        (["federation.fraction=0.1", "federation.by_task=true"], 2, 2),
+        (["schedule.lend_body=true"], 5, 1),
+    ],
+)
+def test_hours_are_of_those_who_take_part(monkeypatch, given, clients, at_once):
+    """On one machine their steps add up; apart, the server's do, unless the body is lent."""
+    monkeypatch.setattr(step_times.TimedSteps, "time", lambda self, phase, repeats: StepTime(phase, 1.0, 2.0))
+    monkeypatch.setattr(step_times.TimedSteps, "time_window", lambda self, repeats: StepTime("evaluation", 0.0, 0.0))
+    config = compose(
+        ["experiment=tiny", "clients=[denoise*3, deblock*2]", "schedule.cycles=1",
+         "schedule.phases=[{kind: task-specific, rounds: 2, steps: 3}]", *given]
+    )  # fmt: skip
+    (line,) = [line for line in timed_lines(config, 1) if line.startswith("training")]
+    assert estimate(config).client_steps == 6 * clients
+    assert f"about {6 * clients * 3} s with all clients in turn" in line
+    assert f" {6 * max(3, 2 * at_once)} s with a machine" in line
 
 
 @pytest.mark.parametrize("phase", PHASES)
