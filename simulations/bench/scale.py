@@ -21,7 +21,7 @@ from typing import Any
 
 from simulations.bench.cases import round_lines, words
 from simulations.bench.record import Record, arguments, report
-from simulations.bench.watch import Watch, disk_mib
+from simulations.bench.watch import CLIENT_KINDS, SERVER_KINDS, Watch, disk_mib
 from simulations.flower import Flower, local_flower
 from simulations.node_images import deal_images
 from tavit_flwr.config import override
@@ -29,8 +29,6 @@ from tavit_flwr.errors import SessionError
 
 AT_ONCE = 2
 STEPS, ROUNDS = 3, 2
-#: Of processes that hold state of the run: the driver, which runs the ServerApp too, and the clients' actors.
-COUNTED = ("flower-simulation", "flwr-simulation", "ray::ClientAppActor")
 
 
 def main(given: list[str] | None = None) -> list[Record]:
@@ -75,8 +73,8 @@ def measured(folder: Path, clients: int, pictures: Path) -> dict[str, Any]:
     processes = sorted(watch.peak_kib.values(), key=lambda one: -one[1])
     return {
         "clients": clients, "client_round_ms": 1000 * line["round_wall_s"] / clients, "wall_s": wall_s,
-        "memory_mib": watch.memory_mib(*COUNTED), "all_memory_mib": watch.memory_mib(),
-        "driver_mib": watch.memory_mib(*COUNTED[:2]), "actors_mib": watch.memory_mib(COUNTED[2]),
+        "memory_mib": watch.memory_mib(*SERVER_KINDS, *CLIENT_KINDS), "all_memory_mib": watch.memory_mib(),
+        "driver_mib": watch.memory_mib(*SERVER_KINDS), "actors_mib": watch.memory_mib(*CLIENT_KINDS),
         "disk_mib": used_mib, "processes": [[kind, peak // 1024] for kind, peak in processes],
     }  # fmt: skip
 

@@ -35,13 +35,11 @@ from simulations.bench.cases import (
 )
 from simulations.bench.record import Record, arguments, cores, report
 from simulations.bench.unsplit import PHASE_NAMES, Cost, UnsplitLoop
-from simulations.bench.watch import Watch
+from simulations.bench.watch import CLIENT_KINDS, SERVER_KINDS, Watch
 from simulations.deployment import Federation, Node, federation
 from simulations.flower import Flower, local_flower
 
 CLIENTS = (1, 2, 4)
-#: Processes that run a client, and those that run the server, in simulation and deployed.
-CLIENT, SERVER = ("ray::ClientAppActor", "flwr-clientapp"), ("flower-simulation", "flwr-simulation", "flwr-serverapp")
 #: Quick cases: those with a goal, and a few beside them.
 QUICK = {
     "simulation": [("tiny", 2), ("small", 2), ("paper", 2), ("small", 4)],
@@ -147,7 +145,7 @@ def _case(
             for line in round_lines(trained, phase)[int(warm_up) :]:
                 case = {"carrier": carrier, "preset": preset, "clients": clients, "phase": phase, "steps": steps}
                 case["unsplit_threads"] = loop.threads(phase)
-                case |= {"client_mib": watch.largest_mib(*CLIENT), "server_mib": watch.largest_mib(*SERVER)}
+                case |= {"client_mib": watch.largest_mib(*CLIENT_KINDS), "server_mib": watch.largest_mib(*SERVER_KINDS)}
                 rows.append(case | _row(line, baseline, steps * clients, watch.cpu_s))
         before = after
     return rows

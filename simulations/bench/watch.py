@@ -20,6 +20,9 @@ _KINDS = (
     "ray::ClientAppActor", "ray::", "flwr-simulation", "flower-simulation", "flwr-serverapp", "flwr-clientapp",
     "flower-superexec", "flower-superlink", "flower-supernode", "gcs_server", "raylet", "flwr",
 )  # fmt: skip
+#: Of these, those that run a client, and those that run the ServerApp, in simulation and deployed.
+CLIENT_KINDS = ("ray::ClientAppActor", "flwr-clientapp")
+SERVER_KINDS = ("flower-simulation", "flwr-simulation", "flwr-serverapp")
 
 
 class Watch:

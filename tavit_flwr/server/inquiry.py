@@ -9,10 +9,7 @@ from collections.abc import Iterator, Sequence
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from tavit_flwr.config import TavitConfig
-from tavit_flwr.server.enrolment import questions
 from tavit_flwr.server.waiting import patiently, push
-from tavit_flwr.wire.probe import Probe
 
 #: Questions without an answer, at most, and as many more whenever nothing has been heard for so long. Thousands at once
 #: would keep Flower's simulation from the clients that are to answer: it looks through all messages for each node.
@@ -20,35 +17,24 @@ AT_ONCE, QUIET_S = 64, 5.0
 
 
 class Inquiry:
-    """Asks nodes who they are, and remembers who has not answered yet.
-
-    Parameters
-    ----------
-    grid : Grid
-        Flower's.
-    config : TavitConfig
-        The experiment; goes to every node that is asked.
-    probe : Probe
-        Where the body service is, for clients to try.
+    """Sends questions through Flower's grid, and remembers who has not answered yet.
 
     Attributes
     ----------
     heard : float
-        When the last answer came, or the last node was added; of `time.monotonic`.
+        When the last answer came, or the last question was added; of `time.monotonic`.
     """
 
-    def __init__(self, grid: Grid, config: TavitConfig, probe: Probe) -> None:
+    def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._config = config
-        self._probe = probe
         self._to_send: deque[Message] = deque()
         self._sent: dict[str, int] = {}
         self._most = AT_ONCE
         self.heard = time.monotonic()
 
-    def ask(self, nodes: Sequence[int]) -> None:
-        """Put questions to these nodes in the row; `answers` sends them."""
-        self._to_send.extend(questions(nodes, self._config, self._probe))
+    def ask(self, questions: Sequence[Message]) -> None:
+        """Put questions in the row; `answers` sends them."""
+        self._to_send.extend(questions)
         self.heard = time.monotonic()
 
     def unanswered(self) -> set[int]:

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from tavit_flwr.config import TavitConfig
 from tavit_flwr.errors import QuorumError
-from tavit_flwr.server.enrolment import Participant, read_answer, say_who
+from tavit_flwr.server.enrolment import Participant, questions, read_answer, say_who
 from tavit_flwr.server.inquiry import Inquiry
 from tavit_flwr.server.waiting import patiently, pause_s, wait_for_nodes
 from tavit_flwr.wire.probe import Probe
@@ -51,7 +51,8 @@ class Roster:
     def __init__(self, grid: Grid, config: TavitConfig, probe: Probe) -> None:
         self._grid = grid
         self._config = config
-        self._inquiry = Inquiry(grid, config, probe)
+        self._probe = probe
+        self._inquiry = Inquiry(grid)
         self._enrolled: dict[int, Participant] = {}
         self._idle: set[int] = set()
         self._doubtful: set[int] = set()
@@ -97,7 +98,7 @@ class Roster:
     def _enrol(self, newcomers: Sequence[int], nodes: Sequence[int]) -> list[Participant]:
         """Ask newcomers, and see who of all nodes can take part."""
         timeout_s = self._config.federation.enrol_timeout_s
-        self._inquiry.ask(newcomers)
+        self._ask(newcomers)
         self._listen(newcomers, timeout_s)
         for node in sorted(self._inquiry.unanswered().intersection(newcomers)):
             self._problem(node, f"node {node}: no answer within {timeout_s:g} s")
@@ -125,7 +126,7 @@ class Roster:
             nodes = sorted(patiently(self._grid.get_node_ids))
             self.doubt(set(self._enrolled) - set(nodes))  # they may come back as somebody else
             self._listen([], 0.0)
-            self._inquiry.ask(self._unknown(nodes))
+            self._ask(self._unknown(nodes))
             self._listen([node for node in nodes if node not in self._waited_for], federation.late_timeout_s)
             self._settle_names(nodes, before)
             participants = self._present(nodes)
@@ -162,6 +163,9 @@ class Roster:
     def _unknown(self, nodes: Sequence[int]) -> list[int]:
         passed = self._idle.union(self._inquiry.unanswered(), self._enrolled.keys() - self._doubtful)
         return [node for node in nodes if node not in passed]
+
+    def _ask(self, nodes: Sequence[int]) -> None:
+        self._inquiry.ask(questions(nodes, self._config, self._probe))
 
     def _listen(self, nodes: Iterable[int], timeout_s: float) -> None:
         """Take answers in until these nodes have given theirs, or the time is up."""
@@ -211,7 +215,7 @@ class Roster:
             return
         known = [one.node_id for one in self._present(nodes) if counts[one.client] > 1 and one.node_id in before]
         self.doubt(known)
-        self._inquiry.ask(known)
+        self._ask(known)
         self._listen(known, self._config.federation.late_timeout_s)
         for one in _namesakes(sorted(self._present(nodes), key=lambda one: one.node_id not in before)):
             self._problem(one.node_id, f"node {one.node_id}, client {one.client}: {_TWICE}")

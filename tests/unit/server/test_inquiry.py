@@ -1,12 +1,10 @@
 """Questions go out in a window, and no silent node keeps the others from being asked."""
 
 import pytest
-from flwr.app import Message, RecordDict
+from flwr.app import Message, MessageType, RecordDict
 
-from tavit_flwr.config import compose
 from tavit_flwr.server import inquiry
 from tavit_flwr.server.inquiry import AT_ONCE, Inquiry
-from tavit_flwr.wire.probe import Probe
 
 NODES = range(1, 3 * AT_ONCE + 1)
 
@@ -40,8 +38,8 @@ def asked(monkeypatch):
         monkeypatch.setattr(TaskIdentity, name, 1)
 
     def ask(grid):
-        made = Inquiry(grid, compose("experiment=tiny"), Probe("", b"", ""))
-        made.ask(NODES)
+        made = Inquiry(grid)
+        made.ask([Message(content=RecordDict(), message_type=MessageType.QUERY, dst_node_id=node) for node in NODES])
         assert made.unanswered() == set(NODES)
         return made
 
