@@ -13,6 +13,7 @@ from flwr.app import UserConfig
 from tavit_flwr.client.store import default_state_dir
 from tavit_flwr.config import TaskConfig, TavitConfig, images_of
 from tavit_flwr.config.choices import nearest
+from tavit_flwr.config.counts import places
 from tavit_flwr.errors import CheckpointError, ConfigError
 from tavit_flwr.files import write_bytes
 
@@ -66,19 +67,6 @@ class Node:
     def shares_photographs(self) -> bool:
         """Whether this node, set up without images of its own, takes the bundled ones like every other such node."""
         return self.deployed and self.folder is None
-
-
-def places(clients: list[str]) -> list[int]:
-    """Order in which partitions take the experiment's clients: every task once before any task twice.
-
-    With fewer nodes than clients, as many tasks as possible are then present.
-    """
-    seen: dict[str, int] = {}
-    rank: list[tuple[int, int]] = []
-    for index, task in enumerate(clients):
-        rank.append((seen.get(task, 0), index))
-        seen[task] = seen.get(task, 0) + 1
-    return [index for _, index in sorted(rank)]
 
 
 def identify(node_config: UserConfig, config: TavitConfig) -> Node:

@@ -1,4 +1,4 @@
-"""Lists of clients in which a task may stand with a count: ``denoise*1000`` for so many clients in a row."""
+"""Lists of clients: with counts, as ``denoise*1000`` for so many in a row, and the order in which nodes take them."""
 
 from __future__ import annotations
 
@@ -38,3 +38,16 @@ def counted(clients: Sequence[str]) -> list[str]:
     """Undo `written_out`: one entry for each row of clients of one task."""
     rows = [(task, len(list(row))) for task, row in groupby(clients)]
     return [task if count == 1 else f"{task}*{count}" for task, count in rows]
+
+
+def places(clients: Sequence[str]) -> list[int]:
+    """Order in which partitions take the experiment's clients: every task once before any task twice.
+
+    With fewer nodes than clients, as many tasks as possible are then present.
+    """
+    seen: dict[str, int] = {}
+    rank: list[tuple[int, int]] = []
+    for index, task in enumerate(clients):
+        rank.append((seen.get(task, 0), index))
+        seen[task] = seen.get(task, 0) + 1
+    return [index for _, index in sorted(rank)]

@@ -7,17 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tavit_flwr.config import TavitConfig
+from tavit_flwr.config.counts import places
 from tavit_flwr.restoration import window_count
+from tavit_flwr.server.enrolment import Participant
 from tavit_flwr.server.initial import preset_of, step_shape
 from tavit_flwr.server.part_costs import part_costs
 from tavit_flwr.server.schedule import RoundPlan, plan
 from tavit_flwr.server.scored_images import PHOTOGRAPH, ScoredImages, scored_images
-from tavit_flwr.server.selection import sample_size
+from tavit_flwr.server.selection import evaluators, select
 from tavit_flwr.split.phases import PHASES, Phase
 from tavit_flwr.wire.dtypes import packed_bytes
 from tavit_flwr.wire.limits import Limits
+from tavit_flwr.wire.records import Enrolment
 
 _FLOAT32 = 4
+#: A round and who takes part in it.
+_Round = tuple[RoundPlan, list[Participant]]
 
 
 @dataclass(frozen=True)
@@ -103,12 +108,12 @@ def estimate(config: TavitConfig) -> Cost:
     shape = step_shape(config)
     batch = shape[0]
     part_bytes, body_bytes = (head.parameters + tail.parameters) * _FLOAT32, body.parameters * _FLOAT32
-    chosen = len(taking_part(config, 0))
-    evaluations = int(config.schedule.evaluate_first) + sum(one.ends_phase for one in plan(config.schedule))
+    everyone = simulated(config)
+    rounds = [(one, select(everyone, one, 0, config)) for one in plan(config.schedule)]
+    evaluations = int(config.schedule.evaluate_first) + sum(one.ends_phase for one, _ in rounds)
     steps = client_flop = server_flop = up = down = 0
-    plans = plan(config.schedule)
-    for one in plans:
-        phase, count = PHASES[one.phase], one.steps * chosen
+    for one, chosen in rounds:
+        phase, count = PHASES[one.phase], one.steps * len(chosen)
         steps += count
         client_flop += count * batch * (_head_passes(phase) * head.flop + _passes(phase.client_moves) * tail.flop)
         of_body = count * batch * _passes(phase.body_moves) * body.flop
@@ -119,14 +124,14 @@ def estimate(config: TavitConfig) -> Cost:
         limits = Limits.of(config.wire, one.phase)
         up += count * 2 * packed_bytes(shape, limits.up)
         down += count * (2 if phase.client_moves else 1) * packed_bytes(shape, limits.down)
-    weights = _journeys(config, plans) * part_bytes + _loans(config, plans) * body_bytes
+    weights = _journeys(config, rounds, evaluators(everyone)) * part_bytes + _loans(config, rounds) * body_bytes
     limits = Limits.of(config.wire, "evaluate")
     window_bytes = sum(packed_bytes((1, *shape[1:]), one) for one in (limits.up, limits.down))
     windows = window_count(*PHOTOGRAPH, config.data.crop, config.evaluation.stride)
     scored = scored_images(config)
     known = {one.task for one in scored}
     return Cost(
-        rounds=len(plans), client_steps=steps, crops=steps * batch, client_flop=client_flop, server_flop=server_flop,
+        rounds=len(rounds), client_steps=steps, crops=steps * batch, client_flop=client_flop, server_flop=server_flop,
         bytes_up=up, bytes_down=down, weight_bytes=weights,
         evaluations=evaluations, image_windows=windows,
         image_flop=windows * (head.flop + body.flop + tail.flop), image_bytes=windows * window_bytes,
@@ -134,58 +139,49 @@ def estimate(config: TavitConfig) -> Cost:
     )  # fmt: skip
 
 
-def taking_part(config: TavitConfig, turn: int) -> list[int]:
-    """Clients of the round of that turn: as many as `selection.select` takes, in an order that is not its own."""
-    groups: dict[str, list[int]] = {}
-    for client, task in enumerate(config.clients):
-        groups.setdefault(task if config.federation.by_task else "", []).append(client)
-    chosen: list[int] = []
-    for group in groups.values():
-        count = sample_size(len(group), config.federation)
-        chosen += [group[(turn * count + place) % len(group)] for place in range(count)]
-    return chosen
+def simulated(config: TavitConfig) -> list[Participant]:
+    """Who enrols where as many nodes are simulated as there are clients, and all images are at hand."""
+    return [
+        Participant(
+            node, Enrolment(f"p{node:04d}", task := config.clients[index], config.tasks[task].body, 1, 1, True)
+        )
+        for node, index in enumerate(places(config.clients))
+    ]  # fmt: skip
 
 
-def _journeys(config: TavitConfig, plans: Sequence[RoundPlan]) -> int:
+def _journeys(config: TavitConfig, rounds: Sequence[_Round], evaluating: Sequence[Participant]) -> int:
     """How often a head and tail travel: down where a client does not have that version, up where they moved."""
-    clients = list(enumerate(config.clients))
-    versions, held = dict.fromkeys(config.clients, 0), dict.fromkeys(range(len(clients)), -1)
-    count = 0
+    versions, held, count = Counter[str](), dict[str, int](), 0
 
-    def send(to: Sequence[tuple[int, str]]) -> None:
+    def send(to: Sequence[Participant]) -> None:
         nonlocal count
-        for client, task in to:
-            count += held[client] != versions[task]
-            held[client] = versions[task]
+        for one in to:
+            count += held.get(one.client) != versions[one.task]
+            held[one.client] = versions[one.task]
 
-    evaluators = list({task: (client, task) for client, task in reversed(clients)}.values())  # one for each task
     if config.schedule.evaluate_first:
-        send(evaluators)
-    for one in plans:
-        chosen = [clients[client] for client in taking_part(config, one.turn)]
+        send(evaluating)
+    for each, chosen in rounds:
         send(chosen)
-        if PHASES[one.phase].client_moves:
+        if PHASES[each.phase].client_moves:
             count += len(chosen)
-            tasks = Counter(task for _, task in chosen)
-            for task in tasks:
-                versions[task] += 1
-            held |= {client: versions[task] for client, task in chosen if tasks[task] == 1}
-        if one.ends_phase:
-            send(evaluators)
+            tasks = Counter(one.task for one in chosen)
+            versions.update(tasks.keys())
+            held |= {one.client: versions[one.task] for one in chosen if tasks[one.task] == 1}
+        if each.ends_phase:
+            send(evaluating)
     return count
 
 
-def _loans(config: TavitConfig, plans: Sequence[RoundPlan]) -> int:
+def _loans(config: TavitConfig, rounds: Sequence[_Round]) -> int:
     """How often a body is lent: each version once to each client that takes part while it is frozen."""
-    version, count, held = 0, 0, dict.fromkeys(range(len(config.clients)), -1)
-    for one in plans if config.schedule.lend_body else ():
-        if PHASES[one.phase].body_moves:
+    version, lent = 0, set[tuple[str, int]]()
+    for each, chosen in rounds if config.schedule.lend_body else ():
+        if PHASES[each.phase].body_moves:
             version += 1
-            continue
-        for client in taking_part(config, one.turn):
-            count += held[client] != version
-            held[client] = version
-    return count
+        else:
+            lent |= {(one.client, version) for one in chosen}
+    return len(lent)
 
 
 def _passes(moves: bool) -> int:

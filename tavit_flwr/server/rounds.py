@@ -58,8 +58,6 @@ class Round:
         The weights that its orders are about.
     alone : set of str
         Clients that are the only ones to train their task in this round.
-    at_once : int
-        How many of its clients can be at work at once.
     """
 
     sessions: dict[int, tuple[Participant, Session]] = field(default_factory=dict)
@@ -76,7 +74,11 @@ class Round:
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     supply: Supply | None = None
     alone: set[str] = field(default_factory=set)
-    at_once: int = 1
+
+    @property
+    def at_once(self) -> int:
+        """How many of its clients can be at work at once."""
+        return at_once([participant for participant, _ in self.sessions.values()])
 
     def resupply(self, node: int) -> dict[str, ArrayRecord]:
         """Weights for a node that has lost what it was sent before."""
@@ -154,7 +156,7 @@ class RoundOpener:
         together = self.config.wire.minibatches_per_message
         steps, shape = plan.steps // together, (self.shape[0] * together, *self.shape[1:])
         lends = self.config.schedule.lend_body and not phase.body_moves
-        opened = Round(supply=Supply(weights, self.state.held, lends=lends), at_once=at_once(chosen))
+        opened = Round(supply=Supply(weights, self.state.held, lends=lends))
         if phase.client_moves:
             counts = Counter(one.task for one in chosen)
             opened.alone = {one.client for one in chosen if counts[one.task] == 1}
@@ -177,7 +179,7 @@ class RoundOpener:
         gatherings: dict[str, Gathering] = {}
         if self.config.compute.batch_waiting and not phase.body_moves:
             gatherings = {one.name: Gathering(one, self.config.wire.step_timeout_s) for one in self.hosts.values()}
-        self.service.at_once = len(gatherings) or opened.at_once
+        self.service.at_once = len(gatherings) or at_once(chosen)
         messages = []
         for one in chosen:
             host = self.hosts[one.enrolment.body]
@@ -194,10 +196,10 @@ class RoundOpener:
     def evaluate(self, plan: RoundPlan, chosen: Sequence[Participant], weights: Weights) -> tuple[Round, list[Message]]:
         """Open one evaluation session for each of these clients."""
         labels = {task: labels_of(self.config, task) for task in self.config.tasks}
-        opened = Round(labels=labels, supply=Supply(weights, self.state.held), at_once=at_once(chosen))
+        opened = Round(labels=labels, supply=Supply(weights, self.state.held))
         for host in self.hosts.values():
             host.begin_phase(moves=False)
-        self.service.at_once = opened.at_once
+        self.service.at_once = at_once(chosen)
         messages = []
         for one in chosen:
             host = self.hosts[one.enrolment.body]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Container, Mapping, Sequence
+from functools import lru_cache
 
 from tavit_flwr.config import STREAM, FederationConfig, TavitConfig
+from tavit_flwr.config.counts import places
 from tavit_flwr.errors import ConfigError
 from tavit_flwr.seeding import derive_seed
 from tavit_flwr.server.enrolment import Participant
@@ -107,22 +109,20 @@ def _groups(participants: Sequence[Participant], federation: FederationConfig) -
 
 
 def _sizes(groups: Mapping[str, Sequence[Participant]], federation: FederationConfig) -> dict[str, int]:
-    return {name: sample_size(len(group), federation) for name, group in groups.items()}
-
-
-def sample_size(clients: int, federation: FederationConfig) -> int:
-    """How many of so many clients a round takes."""
-    return min(clients, max(1, federation.min_clients, round(federation.fraction * clients)))
+    least, fraction = max(1, federation.min_clients), federation.fraction
+    return {name: min(len(group), max(least, round(fraction * len(group)))) for name, group in groups.items()}
 
 
 def _rotation(participants: Sequence[Participant], phase: str, seed: int) -> list[Participant]:
-    drawn = sorted(participants, key=lambda one: derive_seed(seed, "select", phase, one.client))
-    seen: dict[str, int] = {}
-    ranked = []
-    for place, one in enumerate(drawn):
-        ranked.append((seen.get(one.task, 0), place, one))
-        seen[one.task] = seen.get(one.task, 0) + 1
-    return [one for _, _, one in sorted(ranked, key=lambda item: item[:2])]
+    return [participants[place] for place in _order(tuple((one.client, one.task) for one in participants), phase, seed)]
+
+
+@lru_cache(maxsize=64)  # the same in each round, for as long as nobody comes or goes
+def _order(clients: tuple[tuple[str, str], ...], phase: str, seed: int) -> tuple[int, ...]:
+    """Order of clients and their tasks, drawn; every task once before any twice."""
+    drawn = sorted(range(len(clients)), key=lambda place: derive_seed(seed, "select", phase, clients[place][0]))
+    turns = places([clients[place][1] for place in drawn])
+    return tuple(drawn[turn] for turn in turns)
 
 
 def at_once(participants: Sequence[Participant]) -> int:

@@ -13,9 +13,10 @@ from tavit_flwr.config import TavitConfig
 from tavit_flwr.models import build_body, build_head, build_tail, initialise_part
 from tavit_flwr.seeding import generator
 from tavit_flwr.server.body_host import BodyHost
-from tavit_flwr.server.cost import estimate, taking_part
+from tavit_flwr.server.cost import estimate, simulated
 from tavit_flwr.server.initial import preset_of
 from tavit_flwr.server.schedule import plan
+from tavit_flwr.server.selection import select
 from tavit_flwr.split.client_side import head_backward, head_forward, tail_forward_backward, tail_restore
 from tavit_flwr.split.devices import choose_device
 from tavit_flwr.split.optimisers import build_optimiser
@@ -155,10 +156,9 @@ def timed_lines(config: TavitConfig, repeats: int) -> list[str]:
     """Time each kind of phase of a configuration, and say what that makes of the whole run."""
     steps = TimedSteps(config)
     times = {one.kind: steps.time(one.kind, repeats) for one in config.schedule.phases}
-    clients = len(taking_part(config, 0))
-    in_turn_s = apart_s = 0.0
+    in_turn_s, apart_s, everyone = 0.0, 0.0, simulated(config)
     for one in plan(config.schedule):
-        step = times[one.phase]
+        step, clients = times[one.phase], len(select(everyone, one, 0, config))
         in_turn_s += one.steps * clients * (step.client_s + step.server_s)
         if PHASES[one.phase].body_moves:  # the server takes the cohort as one batch, then the clients go on together
             apart_s += one.steps * (step.client_s + clients * step.server_s)

@@ -17,6 +17,7 @@ from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.checkpoint import latest
 from tavit_flwr.server.initial import initial_arrays, initial_weights
 from tavit_flwr.server.strategy import TAViT
+from tavit_flwr.server.waiting import AHEAD
 from tavit_flwr.wire.weights import arrays_to_tensors, tensors_to_arrays
 
 pytestmark = pytest.mark.timeout(120)
@@ -105,6 +106,15 @@ def test_a_stopped_run_keeps_its_moments(fake_grid, tiny, tmp_path, run, make_ph
     run(tiny(make_phases("task-specific", "joint")), tmp_path / "out", grid, rounds=1)
     assert len(list((tmp_path / "state").rglob("moments-000001.safetensors"))) == 2
     assert all(Path(context.state["tavit"]["moments"]).is_file() for context in grid.contexts.values())
+
+
+def test_more_clients_than_orders_go_out_ahead_step_one_body_together(fake_grid, tiny, make_phases, tmp_path, run):
+    """Deployed, nothing limits who is at work at once: all have to be sent their orders before any can go on."""
+    config = tiny("clients=[denoise*3,deblock*3]", make_phases("joint", steps=1), "federation.quorum=1")
+    run(config, tmp_path / "out", fake_grid(6))
+    trained = [line for line in lines(tmp_path / "out") if line["event"] == "train"]
+    assert sum(len(line["clients"]) for line in trained) == 6 > AHEAD
+    assert not any(line["left_out"] for line in trained)
 
 
 def test_loss_falls(fake_grid, tiny, tmp_path, run, make_phases):

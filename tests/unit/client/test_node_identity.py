@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tavit_flwr.client.node import identify, places, slots, task_of, threads
+from tavit_flwr.client.node import identify, slots, task_of, threads
 from tavit_flwr.client.reach import choose_carrier
 from tavit_flwr.client.workshop import Workshop
 from tavit_flwr.config import DataConfig, TaskConfig, TavitConfig, WireConfig, compose
+from tavit_flwr.config.counts import places
 from tavit_flwr.errors import CheckpointError, ConfigError, SessionError, TavitError
 from tavit_flwr.server.roster import Roster
 from tavit_flwr.server.selection import evaluators

@@ -63,12 +63,15 @@ def test_everything_grows_with_the_schedule_the_batch_and_the_clients():
     assert cost.evaluations == 6
 
 
-@pytest.mark.parametrize("tasks", [["denoise", "deblock"], ["denoise", "denoise", "deblock"]], ids=len)
-def test_the_estimate_is_what_a_run_sends(fake_grid, tiny, make_phases, run, tmp_path, tasks):
-    """Also where clients of one task share their held-out images, and only the first of them evaluates."""
+@pytest.mark.parametrize(
+    ("clients", "given"),
+    [(2, []), (5, ["clients=[denoise*3,deblock*2]", "federation.fraction=0.4", "schedule.evaluate_first=true"])],
+)
+def test_the_estimate_is_what_a_run_sends(fake_grid, tiny, make_phases, run, tmp_path, clients, given):
+    """Also where few take part, and of those that share their held-out images the first alone evaluates."""
     phases = make_phases("task-specific", "task-agnostic", steps=4, rounds=2)
-    config = tiny(phases, "data.batch_size=8", f"clients=[{','.join(tasks)}]")
-    run(config, tmp_path / "out", fake_grid(len(tasks)))
+    config = tiny(phases, "data.batch_size=8", *given)
+    run(config, tmp_path / "out", fake_grid(clients))
     totals = json.loads((tmp_path / "out" / "results.json").read_text())
     cost = estimate(config)
     sent = totals["bytes_up"] + totals["bytes_down"]
