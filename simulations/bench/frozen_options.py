@@ -7,8 +7,11 @@ in a process of its own:
 * ``task-agnostic``: over the stream, and with ``fixed_batches``, where a few batches come again and the frozen head
   runs once over each.
 
-``bytes_a_step`` cross at each step, ``bytes_once`` for each version of a body and client. Their price in privacy is in
-``docs/security.md``.
+``bytes_a_step`` cross at each step, ``bytes_once`` for each version of a body and client.
+
+Then it does whole runs of one SuperNode with TLS and keys, two rounds a phase, without the options and with both. A row
+is a round, with all that Flower adds to it: the first that is lent a body waits for it to come, and the second round of
+the same batches finds all passes on the node's disk. Their price in privacy is in ``docs/security.md``.
 """
 
 from __future__ import annotations
@@ -20,10 +23,14 @@ from typing import Any
 
 import torch
 
-from simulations.bench.cases import config_of, images, words
+from simulations.bench.cases import config_of, images, round_lines, train, words
 from simulations.bench.record import Record, arguments, cores, report
 from simulations.bench.rig import Server, server
+from simulations.bench.steps import add
 from simulations.bench.unsplit import PHASE_NAMES, UnsplitLoop
+from simulations.deployment import federation
+from simulations.flower import Flower
+from tavit_flwr.client.frozen_passes import FrozenPasses
 from tavit_flwr.client.lent import LentBody
 from tavit_flwr.client.session import ClientSession
 from tavit_flwr.config import TavitConfig
@@ -36,6 +43,8 @@ from tavit_flwr.wire.carrier import Carrier
 #: Batches that come again.
 FIXED = 4
 NONE, LEND, REUSE = "none", "lend_body", "fixed_batches"
+#: Steps of a deployed round.
+DEPLOYED_STEPS = {"tiny": 40, "small": 40, "paper": 8}
 
 
 class Client:
@@ -66,7 +75,8 @@ class Client:
         kind = PHASES[phase]
         session = ClientSession(
             self._parts.head, self._parts.tail, self._optimiser if kind.client_moves else None,
-            lambda step: self._batches(step % period if period else step), kind, "bench", period,
+            lambda step: self._batches(step % period if period else step), kind, "bench",
+            FrozenPasses(period) if period else None,
         )  # fmt: skip
         began = time.perf_counter()
         session.run(carrier, steps)
@@ -76,20 +86,24 @@ class Client:
 def main(given: list[str] | None = None) -> list[Record]:
     """Measure in turns, print a table, and write the JSON."""
     parser = arguments("frozen_options", __doc__)
-    parser.add_argument("--presets", nargs="+", default=["small", "paper"], help="small where it is quick")
+    parser.add_argument(
+        "--presets", nargs="+", default=["small", "paper"], choices=list(DEPLOYED_STEPS), help="small where it is quick"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="one where it is quick")
     options = parser.parse_args(given)
     rows: list[dict[str, Any]] = []
     torch.set_num_threads(cores())
     for preset in ("small",) if options.quick else options.presets:
         with tempfile.TemporaryDirectory() as name:
-            config = config_of(words(preset, 1, images(Path(name) / "images")))
+            pictures = images(Path(name) / "images")
+            config = config_of(words(preset, 1, pictures))
             loop = UnsplitLoop(config)
             client = Client(config, loop)
             with server(config) as one:
                 for phase, option in zip(PHASE_NAMES, (LEND, REUSE), strict=True):
                     rows += compared(client, one, loop, preset, phase, option, 1 if options.quick else options.repeats)
-    return report(options.output, [], rows, "a client-step of frozen phases, with and without their options")
+            rows += deployed(Path(name), pictures, preset, 1 if options.quick else min(2, options.repeats))
+    return report(options.output, [], rows, "frozen phases, with and without their options")
 
 
 def compared(
@@ -108,6 +122,31 @@ def compared(
             if repeat:  # the first warms both processes up
                 rows.append(case | found | ratios)
     return rows
+
+
+def deployed(folder: Path, pictures: Path, preset: str, repeats: int) -> list[dict[str, Any]]:
+    """Rows of whole runs, one a round."""
+    rows = []
+    with federation(folder / "flwr", [], {"OMP_NUM_THREADS": str(cores())}) as running:
+        add(running, 0, pictures)
+        for repeat in range(repeats):
+            for on in (False, True):
+                rows += rounds(running.flower, preset, pictures, folder / f"run-{repeat}-{on}", on)
+    return rows
+
+
+def rounds(flower: Flower, preset: str, pictures: Path, output: Path, on: bool) -> list[dict[str, Any]]:
+    """Run both phases, without options or with both; seconds of each round."""
+    steps = DEPLOYED_STEPS[preset]
+    given = words(preset, 1, pictures, "federation.enrol_timeout_s=300")
+    given += ["schedule.lend_body=true", f"data.fixed_batches={steps}"] if on else []
+    _, trained = train(flower, given, output, rounds=2, steps=steps, nodes=None)
+    return [
+        {"preset": preset, "place": "deployment", "phase": phase, "option": option if on else NONE, "steps": steps,
+         "round": number, "round_s": line["round_wall_s"]}
+        for phase, option in zip(PHASE_NAMES, (LEND, REUSE), strict=True)
+        for number, line in enumerate(round_lines(trained, phase), 1)
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def keep(workshop: Workshop, order: Order, kind: str, tensors: dict[str, Tensor]
     """
     store = PrivateStore(workshop.node.state_dir, order.run_key, workshop.node.client)
     try:
-        store.save_weights(kind, key, tensors, beside=order.weights if kind == ARRAYS else order.body)
+        store.keep(kind, key, tensors, beside=order.weights if kind == ARRAYS else order.body)
     except CheckpointError as error:
         logger.warning("%s; they will be sent again for the next order", error)
 
@@ -56,7 +56,7 @@ def _take_in(workshop: Workshop, order: Order, content: RecordDict, kind: str, k
             raise ProtocolError("the weights that the order names", "others", where)
         keep(workshop, order, kind, tensors, key)
         return tensors
-    kept = PrivateStore(workshop.node.state_dir, order.run_key, workshop.node.client).load_weights(kind, key)
+    kept = PrivateStore(workshop.node.state_dir, order.run_key, workshop.node.client).kept(kind, key)
     if kept is None or content_key(kept) != key:
         logger.warning("%s: weights that were sent before are not in this node's store; asking for them again", where)
         raise MissingWeightsError("weights that were sent before in this node's store", "none", where)

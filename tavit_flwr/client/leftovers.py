@@ -1,4 +1,4 @@
-"""What nobody will ask for again: moments and weights of a finished run; with sessions, those of runs given up."""
+"""What nobody will ask for again: what finished runs kept of a client; with sessions, that of runs given up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger("flwr")
 _HASHED = re.compile(r"^[0-9a-f]{16}$")
 
 #: With those that a killed process did not finish.
-_OF_A_RUN = re.compile(r"^\.?(moments-\d{6}|(arrays|body)-[0-9a-f]{16})\.safetensors(\.\d+\.tmp)?$")
+_OF_A_RUN = re.compile(r"^\.?(moments-\d{6}|(arrays|body|pass\d+)-[0-9a-f]{16})\.safetensors(\.\d+\.tmp)?$")
 
 
 @dataclass(frozen=True)

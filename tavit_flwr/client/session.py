@@ -10,6 +10,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tavit_flwr.client.frozen_passes import FrozenPass, FrozenPasses
 from tavit_flwr.errors import ModelError, ProtocolError
 from tavit_flwr.payloads import (
     Close,
@@ -26,9 +27,6 @@ from tavit_flwr.split.phases import Phase, set_moving
 from tavit_flwr.wire.carrier import Carrier
 
 P = TypeVar("P", bound=Payload)
-
-#: Degraded and clean batch, and what the frozen head makes of it.
-FrozenPass = tuple[Tensor, Tensor, HeadPass]
 
 #: ``step -> (degraded, clean)``, both [B, C, P, P] in [-1, 1].
 Batches = Callable[[int], tuple[Tensor, Tensor]]
@@ -68,13 +66,13 @@ class ClientSession:
         Which parts move.
     where : str
         Client, task, cycle and round, for error messages.
-    period : int, optional
-        Steps after which the batches begin again. Where the head is frozen, its passes are then kept and used again.
+    passes : FrozenPasses, optional
+        Where batches come again: keeps what a frozen head makes of them, to be used again.
     """
 
     def __init__(
         self, head: nn.Module, tail: nn.Module, optimiser: Optimizer | None, batches: Batches, phase: Phase, where: str,
-        period: int = 0,
+        passes: FrozenPasses | None = None,
     ) -> None:  # fmt: skip
         if phase.client_moves and optimiser is None:
             raise ModelError("an optimiser for head and tail", "none", where)
@@ -84,8 +82,7 @@ class ClientSession:
         self._batches = batches
         self._phase = phase
         self._where = where
-        self._period = period
-        self._passes: dict[int, FrozenPass] = {}
+        self._passes = passes
 
     def run(self, carrier: Carrier, steps: int, outcome: SessionOutcome | None = None) -> SessionOutcome:
         """Do the session's steps and wait until the server has everything.
@@ -136,27 +133,26 @@ class ClientSession:
 
     def _run_frozen(self, carrier: Carrier, steps: int, outcome: SessionOutcome) -> None:
         """Head and tail are frozen: one round trip a step, and the next head pass runs while the body does."""
-        degraded, clean, head_pass = self._frozen_pass(outcome.done)
-        carrier.send(Smashed(outcome.done, head_pass.sent))
+        current = self._frozen_pass(outcome.done)
+        carrier.send(Smashed(outcome.done, current.head_pass.sent))
         for step in range(outcome.done, steps):
             following = self._frozen_pass(step + 1) if step + 1 < steps else None
-            tail_pass = self._tail_step(_features(carrier, step), head_pass, degraded, clean, step, outcome)
+            features, head_pass = _features(carrier, step), current.head_pass
+            tail_pass = self._tail_step(features, head_pass, current.degraded, current.clean, step, outcome)
             outcome.done = step + 1
             if following is None:
                 carrier.hand_in(GradFeatures(step, tail_pass.sent))
             else:
-                degraded, clean, head_pass = following
-                carrier.send(GradFeaturesAndSmashed(step, tail_pass.sent, head_pass.sent))
+                current = following
+                carrier.send(GradFeaturesAndSmashed(step, tail_pass.sent, current.head_pass.sent))
 
     def _frozen_pass(self, step: int) -> FrozenPass:
-        """A step's batch with the frozen head's pass, made once for each batch that comes again."""
-        place = step % self._period if self._period else step
-        if (made := self._passes.get(place)) is None:
-            degraded, clean = self._batches(step)
-            made = degraded, clean, head_forward(self._head, degraded, moves=False)
-            if self._period:
-                self._passes[place] = made
-        return made
+        """A step's batch with the frozen head's pass, computed once for each batch that comes again."""
+        return self._passes.of_step(step, self._compute_pass) if self._passes else self._compute_pass(step)
+
+    def _compute_pass(self, step: int) -> FrozenPass:
+        degraded, clean = self._batches(step)
+        return FrozenPass(degraded, clean, head_forward(self._head, degraded, moves=False))
 
     def _tail_step(
         self,

@@ -1,4 +1,4 @@
-"""The client's private store, on the node's own disk: optimiser moments, and the weights that it has last."""
+"""The client's private store, on the node's own disk: optimiser moments, weights that it has last, frozen passes."""
 
 from __future__ import annotations
 
@@ -78,31 +78,31 @@ class PrivateStore:
             ) from error
         return tensors
 
-    def save_weights(self, kind: str, key: str, tensors: dict[str, Tensor], beside: str) -> None:
-        """Keep weights of one kind under the key of their content, and of those before only `beside`.
+    def keep(self, kind: str, key: str, tensors: dict[str, Tensor], beside: str) -> None:
+        """Keep tensors of one kind under the key of their content, and of those before only `beside`.
 
         Raises
         ------
         CheckpointError
             When the disk is full or the folder cannot be written.
         """
-        path = self._weights(kind, key)
+        path = self._keyed(kind, key)
         try:
             self._make_folder()
             if not path.is_file():
                 write_tensors(path, tensors)
-            for old in set(self.folder.glob(f"{kind}-*.safetensors")) - {path, self._weights(kind, beside)}:
+            for old in set(self.folder.glob(f"{kind}-*.safetensors")) - {path, self._keyed(kind, beside)}:
                 old.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
-                "room for the weights that this client works with", str(error), f"{self.folder}",
+                "room for what this client works with", str(error), f"{self.folder}",
                 "free space or set the node's state-dir",
             ) from error  # fmt: skip
 
-    def load_weights(self, kind: str, key: str) -> dict[str, Tensor] | None:
-        """Read weights; None where these are not there, or not readable."""
+    def kept(self, kind: str, key: str) -> dict[str, Tensor] | None:
+        """Read tensors; None where these are not there, or not readable."""
         try:
-            tensors: dict[str, Tensor] = load_file(self._weights(kind, key))
+            tensors: dict[str, Tensor] = load_file(self._keyed(kind, key))
         except (SafetensorError, OSError):
             return None
         return tensors
@@ -111,7 +111,7 @@ class PrivateStore:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         remove_unfinished(self.folder)
 
-    def _weights(self, kind: str, key: str) -> Path:
+    def _keyed(self, kind: str, key: str) -> Path:
         return self.folder / f"{kind}-{hashed(key)}.safetensors"
 
 

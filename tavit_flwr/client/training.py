@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from tavit_flwr.client.frozen_passes import FrozenPasses
 from tavit_flwr.client.held import keep
 from tavit_flwr.client.jobs import Result
 from tavit_flwr.client.session import Batches, ClientSession, SessionOutcome
@@ -85,7 +86,7 @@ class Training:
         """Do the steps that are left."""
         session = ClientSession(
             self._head, self._tail, self._optimiser, batches_of(self._workshop, self._order), self._phase,
-            self._workshop.where(self._order), period(self._workshop, self._order),
+            self._workshop.where(self._order), passes_of(self._workshop, self._order),
         )  # fmt: skip
         session.run(carrier, self._order.steps, self._outcome)
 
@@ -166,3 +167,10 @@ def period(workshop: Workshop, order: Order) -> int:
     if not fixed or phase_named(order.phase).client_moves:
         return 0
     return fixed // gcd(fixed, workshop.config.wire.minibatches_per_message)
+
+
+def passes_of(workshop: Workshop, order: Order) -> FrozenPasses | None:
+    """What this client keeps of its frozen head's passes; None where each batch is drawn anew."""
+    steps = period(workshop, order)
+    key = f"{order.weights} {order.cycle} {order.phase}"
+    return FrozenPasses(steps, _store(workshop, order), key, workshop.device) if steps else None

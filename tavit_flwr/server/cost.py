@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,6 +125,7 @@ def estimate(config: TavitConfig) -> Cost:
         limits = Limits.of(config.wire, one.phase)
         up += count * 2 * packed_bytes(shape, limits.up)
         down += count * (2 if phase.client_moves else 1) * packed_bytes(shape, limits.down)
+    client_flop -= _kept_passes(config, rounds) * batch * head.flop
     weights = _journeys(config, rounds, evaluators(everyone)) * part_bytes + _loans(config, rounds) * body_bytes
     limits = Limits.of(config.wire, "evaluate")
     window_bytes = sum(packed_bytes((1, *shape[1:]), one) for one in (limits.up, limits.down))
@@ -182,6 +184,18 @@ def _loans(config: TavitConfig, rounds: Sequence[_Round]) -> int:
         else:
             lent |= {(one.client, version) for one in chosen}
     return len(lent)
+
+
+def _kept_passes(config: TavitConfig, rounds: Sequence[_Round]) -> int:
+    """Client-steps that find the pass of their frozen head, as their batch has come before in the phase."""
+    period = math.lcm(config.data.fixed_batches, config.wire.minibatches_per_message)
+    steps, computed = Counter[tuple[str, int, str]](), Counter[tuple[str, int, str]]()
+    for each, chosen in rounds if period else ():
+        if not PHASES[each.phase].client_moves:
+            phases = [(one.client, each.cycle, each.phase) for one in chosen]
+            steps.update(dict.fromkeys(phases, each.steps))
+            computed |= dict.fromkeys(phases, min(each.steps, period))
+    return steps.total() - computed.total()
 
 
 def _passes(moves: bool) -> int:

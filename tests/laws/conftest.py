@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
+from tavit_flwr.client.frozen_passes import FrozenPasses
 from tavit_flwr.client.session import ClientSession
 from tavit_flwr.config import OptimiserConfig, WireConfig
 from tavit_flwr.models import build_body, build_head, build_tail, initialise_part, preset
@@ -131,7 +132,13 @@ class Lab:
 
             def run(client, session):
                 work = ClientSession(
-                    client.head, client.tail, client.optimiser, client.batch, phase, f"client {client.name}", period
+                    client.head,
+                    client.tail,
+                    client.optimiser,
+                    client.batch,
+                    phase,
+                    f"client {client.name}",
+                    FrozenPasses(period) if period else None,
                 )
                 try:
                     with StreamClient(

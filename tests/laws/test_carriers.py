@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from tavit_flwr.client import scratch as scratch_module
+from tavit_flwr.client import session as client_session
+from tavit_flwr.client import training
 from tavit_flwr.client.session import ClientSession
 from tavit_flwr.models import build_head, build_tail, initialise_part, preset
 from tavit_flwr.server import rounds
@@ -101,16 +103,30 @@ def test_messages_give_the_bits_of_the_stream(experiment, fake_grid, tmp_path, c
     assert set(orders(grid, "evaluate")) == {2 * len(KINDS)}  # an image each
 
 
-def test_passes_that_a_frozen_head_remembers_change_no_bit(experiment, fake_grid):
-    """With ``data.fixed_batches`` a stream's session remembers them for its round, a handler of messages none."""
+def test_passes_of_a_frozen_head_are_computed_once_a_phase_and_change_no_bit(experiment, fake_grid, monkeypatch):
+    """With ``data.fixed_batches``, over rounds, sessions and handlers; without keeping them it is once a step."""
     first = "{kind: task-specific, rounds: 1, steps: 1}"  # a new tail gives the body no gradient
     phase = f"schedule.phases=[{first}, {{kind: task-agnostic, rounds: 2, steps: 4}}]"
-    stream, messages, anew = (
-        experiment(carrier, fake_grid(1), COHORTS[0], (), f"{carrier}{count}", phase, f"data.fixed_batches={count}")
-        for carrier, count in (("stream", 2), ("messages", 2), ("stream", 0))
-    )
-    assert_same(messages, stream)
-    assert differing(anew.weights, stream.weights), "the batches were not those that come again"
+    head_forward, computed = client_session.head_forward, []
+
+    def counted(head, degraded, *, moves):
+        computed.extend([] if moves else ["frozen"])
+        return head_forward(head, degraded, moves=moves)
+
+    monkeypatch.setattr(client_session, "head_forward", counted)
+
+    def weights(name, carrier, fixed):
+        computed.clear()
+        ended = experiment(carrier, fake_grid(1), COHORTS[0], (), name, phase, f"data.fixed_batches={fixed}")
+        return ended, len(computed)
+
+    (stream, once), (messages, also) = weights("stream", "stream", 2), weights("messages", "messages", 2)
+    monkeypatch.setattr(training, "passes_of", lambda *_: None)
+    (anew, each), (drawn, _) = weights("anew", "stream", 2), weights("drawn", "stream", 0)
+    assert (once, also, each) == (2, 2, 8)
+    assert_same(stream, anew)
+    assert_same(messages, anew)
+    assert differing(drawn.weights, stream.weights), "the batches were not those that come again"
 
 
 class _Dying:

@@ -46,6 +46,16 @@ def test_what_a_session_by_messages_left_goes_with_the_moments(tmp_path):
     assert not store.folder.parent.exists()
 
 
+def test_all_that_is_kept_under_keys_goes_with_the_moments(tmp_path):
+    store = save(tmp_path, "r")
+    for kind in ("arrays", "body", "pass0", "pass12"):
+        store.keep(kind, "key", {"a": torch.zeros(4)}, beside="key")
+    (found,) = find_leftovers(tmp_path)
+    assert len(found.files) == 6
+    found.remove()
+    assert not store.folder.parent.exists()
+
+
 def test_what_a_killed_process_did_not_finish_goes_with_the_moments(tmp_path, killed):
     store = save(tmp_path, "r")
     killed(lambda: store.save(3, {"0/exp_avg": torch.zeros(64, 64)}))

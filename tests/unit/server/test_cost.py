@@ -50,6 +50,19 @@ def test_a_step_costs_passes_of_the_parts_and_half_a_mebibyte_a_tensor(kind, hea
     assert cost.weight_bytes == part_bytes * (2 if PHASES[kind].client_moves else 1)  # the evaluation finds them there
 
 
+@pytest.mark.parametrize(
+    ("kind", "rounds", "steps", "fixed", "heads"),
+    [("task-agnostic", 3, 5, 2, 2), ("task-agnostic", 3, 5, 9, 5), ("task-agnostic", 3, 5, 0, 15),
+     ("task-specific", 3, 5, 2, 45)],
+)  # fmt: skip
+def test_a_frozen_head_passes_once_over_batches_that_come_again(kind, rounds, steps, fixed, heads):
+    """In all rounds of a phase; in each round its batches are gone through from the first."""
+    given = [*ONE_STEP, _phase(kind, rounds, steps), f"data.fixed_batches={fixed}"]
+    of_head, _, of_tail = (part.flop for part in part_costs(preset("paper"), 64))
+    tails = 15 * (3 if kind == "task-specific" else 2)
+    assert estimate(compose(given)).client_flop == heads * of_head + tails * of_tail
+
+
 def test_everything_grows_with_the_schedule_the_batch_and_the_clients():
     one = estimate(compose([*ONE_STEP, _phase("task-specific")]))
     more = compose(
