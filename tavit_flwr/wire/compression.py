@@ -45,7 +45,7 @@ def decompress(frame: bytes, max_frame_bytes: int) -> bytes:
     expected = _data_bytes(frame[8:start])
     if start + expected > max_frame_bytes:
         raise ProtocolError(f"a frame of at most {max_frame_bytes} bytes", f"one that says {start + expected}")
-    zstd, packed = codec(), frame[start:]
+    zstd, packed = codec(), memoryview(frame)[start:]
     try:
         told = zstd.get_frame_parameters(packed).content_size
         if told != expected:

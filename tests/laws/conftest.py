@@ -18,6 +18,7 @@ from tavit_flwr.client.session import ClientSession
 from tavit_flwr.config import OptimiserConfig, WireConfig
 from tavit_flwr.models import build_body, build_head, build_tail, initialise_part, preset
 from tavit_flwr.seeding import derive_seed, generator
+from tavit_flwr.server import body_service
 from tavit_flwr.server.body_host import BodyHost
 from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.cohort import Cohort, Member
@@ -207,3 +208,36 @@ def twin(make_lab):
         return make_lab(tasks, copy.deepcopy(optimiser)), make_lab(tasks, optimiser)
 
     return make
+
+
+class Watch:
+    """All that client and server do; a mode of torch sees its own thread alone, so there is one for each call."""
+
+    def __init__(self, monkeypatch, make):
+        self._modes = {"client": [], "server": []}
+
+        def watched(side, function):
+            def call(*arguments, **options):
+                with make() as mode:
+                    self._modes[side].append(mode)
+                    return function(*arguments, **options)
+
+            return call
+
+        work = BodyService._work
+        monkeypatch.setattr(ClientSession, "run", watched("client", ClientSession.run))
+        monkeypatch.setattr(body_service, "serve", watched("server", body_service.serve))
+        monkeypatch.setattr(
+            BodyService, "_work", lambda service, function, *rest, **options: work(
+                service, watched("server", function), *rest, **options
+            ),
+        )  # fmt: skip
+
+    def count(self, side):
+        return sum(mode.count for mode in self._modes[side])
+
+
+@pytest.fixture
+def watching(monkeypatch):
+    """Count what client and server do from now on, by modes of a kind."""
+    return lambda make: Watch(monkeypatch, make)

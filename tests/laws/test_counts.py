@@ -1,6 +1,5 @@
 """What a step costs, counted: passes each way, optimiser steps, arithmetic, copies, frames and bytes. Never timed."""
 
-import tracemalloc
 from collections import Counter
 
 import pytest
@@ -10,15 +9,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from tavit_flwr.client.session import ClientSession
 from tavit_flwr.config import DTYPES, WireConfig
 from tavit_flwr.models import preset
-from tavit_flwr.payloads import Smashed
-from tavit_flwr.server import body_service
-from tavit_flwr.server.body_service import BodyService
 from tavit_flwr.server.part_costs import part_costs
-from tavit_flwr.wire.frames import decode, encode
-from tavit_flwr.wire.limits import Limits
 
 PHASES = ("task-specific", "task-agnostic", "joint")
 STEPS = 3
@@ -28,23 +21,6 @@ BATCH = 2
 GRID = (32, 8, 8)
 #: Tensors that cross in a step, up and down; the first activations of a task-agnostic phase are the last step's lack.
 CROSSING = {"task-specific": (2, 2), "task-agnostic": (2, 1), "joint": (2, 2)}
-
-
-class Copies(TorchDispatchMode):
-    """Copies of tensors of the cut, around the parts and within them."""
-
-    NAMES = ("clone", "_to_copy", "copy_", "cat", "mul.out")  # the last weights a gradient as it writes it into a batch
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        result = function(*arguments, **(options or {}))
-        name, out = function._schema.name.removeprefix("aten::"), function._overloadname == "out"
-        named = f"{name}.out" in self.NAMES if out else name in self.NAMES
-        self.count += named and isinstance(result, torch.Tensor) and tuple(result.shape[-3:]) == GRID
-        return result
 
 
 class Arithmetic(TorchDispatchMode):
@@ -59,33 +35,6 @@ class Arithmetic(TorchDispatchMode):
         if (formula := flop_registry.get(function._overloadpacket)) is not None:
             self.count += formula(*arguments, **(options or {}), out_val=result)
         return result
-
-
-class Watch:
-    """All that client and server do; a mode of torch sees its own thread alone, so there is one for each call."""
-
-    def __init__(self, monkeypatch, make):
-        self._modes = {"client": [], "server": []}
-
-        def watched(side, function):
-            def call(*arguments, **options):
-                with make() as mode:
-                    self._modes[side].append(mode)
-                    return function(*arguments, **options)
-
-            return call
-
-        work = BodyService._work
-        monkeypatch.setattr(ClientSession, "run", watched("client", ClientSession.run))
-        monkeypatch.setattr(body_service, "serve", watched("server", body_service.serve))
-        monkeypatch.setattr(
-            BodyService, "_work", lambda service, function, *rest, **options: work(
-                service, watched("server", function), *rest, **options
-            ),
-        )  # fmt: skip
-
-    def count(self, side):
-        return sum(mode.count for mode in self._modes[side])
 
 
 @pytest.mark.parametrize(
@@ -138,9 +87,9 @@ def test_two_clients_share_one_pass_of_a_moving_body(make_lab):
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_no_gradient_is_computed_that_nobody_uses(make_lab, monkeypatch, phase):
+def test_no_gradient_is_computed_that_nobody_uses(make_lab, watching, phase):
     """A backward pass costs a forward for a part's input and one for its weights; frozen parts have the first only."""
-    watch = Watch(monkeypatch, Arithmetic)
+    watch = watching(Arithmetic)
     make_lab(["denoise"]).run_split(phase, STEPS)
     head, body, tail = (STEPS * BATCH * part.flop for part in part_costs(preset("tiny"), preset("tiny").crop))
     client, server = watch.count("client"), watch.count("server")
@@ -154,47 +103,6 @@ def test_no_gradient_is_computed_that_nobody_uses(make_lab, monkeypatch, phase):
         assert server == 2 * (body - attention)
     else:
         assert server == 3 * body
-
-
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize(("clients", "dtype"), [*((1, dtype) for dtype in DTYPES), (2, "float32"), (2, "int8")])
-def test_tensors_are_copied_no_more_than_the_protocol_needs(make_lab, monkeypatch, phase, clients, dtype):
-    """Beyond the unsplit step: one conversion for each tensor and end where the wire has a type of its own.
-
-    Both join the activations and gradients of a cohort; that of one costs the unsplit step a copy each way, and the
-    body's owner none. Gradients are joined client by client.
-
-    The copy into a frame's bytes is none of torch's: see below.
-    """
-    tasks = ["denoise", "deblock"][:clients]
-    with Copies() as unsplit:
-        make_lab(tasks).run_unsplit(phase, STEPS)
-    watch = Watch(monkeypatch, Copies)
-    make_lab(tasks).run_split(phase, STEPS, wire=WireConfig(dtype=dtype))
-    kept = 0 if phase == "task-agnostic" else clients  # a skip's gradient, until its head's comes
-    joined = 0 if clients == 1 else 1 + clients
-    extra = kept + (0 if phase == "task-specific" else joined - 2)
-    conversions = 0 if dtype == "float32" else clients * sum(CROSSING[phase])
-    assert watch.count("client") + watch.count("server") == unsplit.count + STEPS * (extra + 2 * conversions)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_frame_is_one_copy_of_its_tensors_and_reading_it_makes_none_but_theirs(dtype):
-    """Bytes that Python has set aside at most; what torch has is counted above."""
-    limits, payload = Limits(up=dtype), Smashed(0, torch.ones(4, 64, 32, 32))
-    encode(payload, "joint", limits)
-    tracemalloc.start()
-    try:
-        frame = encode(payload, "joint", limits)
-        _, writing = tracemalloc.get_traced_memory()
-        tracemalloc.reset_peak()
-        before, _ = tracemalloc.get_traced_memory()
-        decode(frame, "joint", (Smashed,), 0, limits)
-        _, reading = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert len(frame) <= writing < 1.1 * len(frame)
-    assert reading - before < 0.1 * len(frame)
 
 
 def test_batches_that_come_again_need_no_second_pass_of_a_frozen_head(make_lab):
