@@ -7,7 +7,6 @@ import json
 import re
 import shlex
 import shutil
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from rich.table import Table
 
 from simulations.flower import RunOutcome, local_flower
 from simulations.folders import own_folder
+from simulations.processes import unwind_when_ended
 from tavit_flwr.config import compose, override
 from tavit_flwr.errors import ConfigError, TavitError
 from tavit_flwr.server.check import check_experiment
@@ -124,5 +124,5 @@ def _table(results: dict[str, Any]) -> Table:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that what was started is stopped
+    unwind_when_ended()
     sys.exit(main())

@@ -6,7 +6,6 @@ import argparse
 import json
 import re
 import shlex
-import signal
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from simulations.deployment import Node, federation
 from simulations.flower import RunOutcome
 from simulations.folders import own_folder
 from simulations.node_images import deal_images
+from simulations.processes import unwind_when_ended
 from simulations.verdict import problems_of
 from tavit_flwr.config import compose, override
 
@@ -125,5 +125,5 @@ def _summary(results: dict[str, Any], output: Path, began: float) -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that what was started is stopped
+    unwind_when_ended()
     sys.exit(main())

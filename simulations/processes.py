@@ -7,6 +7,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from tavit_flwr.errors import SessionError
+
+
+def unwind_when_ended() -> None:
+    """Let SIGTERM raise `SystemExit` in this process, so that what it started is stopped, as after Ctrl-C."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def stop(process: subprocess.Popen[bytes], grace_s: float = 15) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import sys
 import traceback
 import uuid
@@ -26,6 +25,7 @@ from rich.table import Table
 
 from simulations.flower import ROOT
 from simulations.jobs import FAILED, FINISHED, Job
+from simulations.processes import unwind_when_ended
 from tavit_flwr.config import TavitConfig, conf_dir
 from tavit_flwr.errors import TavitError
 from tavit_flwr.files import write_json
@@ -42,7 +42,7 @@ def main() -> int:
     int
         0 only when every job finished without a problem.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that what was started is stopped
+    unwind_when_ended()
     os.environ[SWEEP] = sweep = uuid.uuid4().hex[:12]
     records = ROOT / "outputs" / "sweeps" / sweep
     tasks = ",".join(sorted(path.stem for path in (conf_dir() / "task").glob("*.yaml")))

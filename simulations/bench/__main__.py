@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from simulations.bench.record import Record, show
+from simulations.processes import stop, unwind_when_ended
 from tavit_flwr.files import write_json
 
 #: Modules here, those first that disturb the machine least.
@@ -34,6 +35,9 @@ NEEDED = (
     "first_step_s/simulation",
 )  # fmt: skip
 
+#: A benchmark that is ended stops a SuperLink and SuperNodes first.
+_UNWIND_S = 60.0
+
 
 def main(given: list[str] | None = None) -> int:
     """Run them; 0 only when all ran and no figure is missing."""
@@ -48,7 +52,7 @@ def main(given: list[str] | None = None) -> int:
         began, output = time.monotonic(), folder / f"{name}.json"
         output.unlink(missing_ok=True)
         words = [sys.executable, "-m", f"simulations.bench.{name}", "--output", str(output)]
-        status = subprocess.run([*words, *(["--quick"] if options.quick else [])], check=False).returncode
+        status = run([*words, *(["--quick"] if options.quick else [])])
         print(f"{name}: {time.monotonic() - began:.0f} s, exit status {status}", flush=True)
         if status or not output.is_file():
             failed.append(name)
@@ -63,5 +67,15 @@ def main(given: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
+def run(words: list[str]) -> int:
+    """Run a benchmark to its end, or stop it where this process is ended; its exit status."""
+    process = subprocess.Popen(words)
+    try:
+        return process.wait()
+    finally:
+        stop(process, _UNWIND_S)
+
+
 if __name__ == "__main__":
+    unwind_when_ended()
     sys.exit(main())

@@ -17,6 +17,7 @@ from simulations.bench.steps import add
 from simulations.bench.unsplit import PHASE_NAMES
 from simulations.deployment import federation
 from simulations.flower import Flower, local_flower
+from simulations.processes import unwind_when_ended
 
 PLACES = ("simulation", "deployment")
 #: Carrier, minibatches in one step, and steps of a round: as few as messages are slow.
@@ -69,4 +70,5 @@ def measured(
 
 
 if __name__ == "__main__":
+    unwind_when_ended()
     main()

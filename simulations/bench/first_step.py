@@ -16,6 +16,7 @@ from simulations.bench.cases import images, train, words
 from simulations.bench.naive_way import run_naive
 from simulations.bench.record import Record, arguments, report
 from simulations.flower import local_flower
+from simulations.processes import unwind_when_ended
 
 NODES = 2
 
@@ -44,4 +45,5 @@ def main(given: list[str] | None = None) -> list[Record]:
 
 
 if __name__ == "__main__":
+    unwind_when_ended()
     main()

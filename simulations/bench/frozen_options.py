@@ -30,6 +30,7 @@ from simulations.bench.steps import add
 from simulations.bench.unsplit import PHASE_NAMES, UnsplitLoop
 from simulations.deployment import federation
 from simulations.flower import Flower
+from simulations.processes import unwind_when_ended
 from tavit_flwr.client.frozen_passes import FrozenPasses
 from tavit_flwr.client.lent import LentBody
 from tavit_flwr.client.session import ClientSession
@@ -145,9 +146,10 @@ def rounds(flower: Flower, preset: str, pictures: Path, output: Path, on: bool) 
         {"preset": preset, "place": "deployment", "phase": phase, "option": option if on else NONE, "steps": steps,
          "round": number, "round_s": line["round_wall_s"]}
         for phase, option in zip(PHASE_NAMES, (LEND, REUSE), strict=True)
-        for number, line in enumerate(round_lines(trained, phase), 1)
+        for number, line in zip(("first", "second"), round_lines(trained, phase), strict=True)
     ]  # fmt: skip
 
 
 if __name__ == "__main__":
+    unwind_when_ended()
     main()

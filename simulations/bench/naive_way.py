@@ -26,6 +26,7 @@ from simulations.bench.steps import add
 from simulations.bench.unsplit import PHASE_NAMES, UnsplitLoop
 from simulations.deployment import federation
 from simulations.flower import ROOT, Flower
+from simulations.processes import unwind_when_ended
 from tavit_flwr.errors import SessionError
 
 BATCH = 4
@@ -130,4 +131,5 @@ def run_naive(
 
 
 if __name__ == "__main__":
+    unwind_when_ended()
     main()

@@ -24,6 +24,7 @@ from simulations.bench.record import Record, arguments, report
 from simulations.bench.watch import CLIENT_KINDS, SERVER_KINDS, Watch, disk_mib
 from simulations.flower import Flower, local_flower
 from simulations.node_images import deal_images
+from simulations.processes import unwind_when_ended
 from tavit_flwr.config import override
 from tavit_flwr.errors import SessionError
 
@@ -105,4 +106,5 @@ def run(flower: Flower, clients: int, pictures: Path, output: Path) -> list[dict
 
 
 if __name__ == "__main__":
+    unwind_when_ended()
     main()

@@ -38,6 +38,7 @@ from simulations.bench.unsplit import PHASE_NAMES, Cost, UnsplitLoop
 from simulations.bench.watch import CLIENT_KINDS, SERVER_KINDS, Watch
 from simulations.deployment import Federation, Node, federation
 from simulations.flower import Flower, local_flower
+from simulations.processes import unwind_when_ended
 
 CLIENTS = (1, 2, 4)
 #: Quick cases: those with a goal, and a few beside them.
@@ -182,4 +183,5 @@ def records(rows: Sequence[dict[str, Any]]) -> list[Record]:
 
 
 if __name__ == "__main__":
+    unwind_when_ended()
     main()

@@ -68,7 +68,7 @@ class FrozenPasses:
     def __init__(
         self, period: int, store: PrivateStore | None = None, key: str = "", device: torch.device | None = None
     ) -> None:
-        self.period = period
+        self._period = period
         self._store = store
         self._key = key
         self._device = device or torch.device("cpu")
@@ -76,21 +76,21 @@ class FrozenPasses:
 
     def of_step(self, step: int, make: Callable[[int], FrozenPass]) -> FrozenPass:
         """Find the pass of a step's batch, or make and keep it."""
-        place = step % self.period
+        place = step % self._period
         if place not in self._made:
-            self._made[place] = self._found(place) or self._kept(place, make(step))
+            self._made[place] = self._found(place) or self._keep(place, make(step))
         return self._made[place]
 
     def _found(self, place: int) -> FrozenPass | None:
         tensors = self._store.kept(_kind(place), self._key) if self._store is not None else None
         return None if tensors is None else FrozenPass.of(tensors, self._device)
 
-    def _kept(self, place: int, made: FrozenPass) -> FrozenPass:
+    def _keep(self, place: int, made: FrozenPass) -> FrozenPass:
         if self._store is not None:
             try:
                 self._store.keep(_kind(place), self._key, made.tensors(), beside=self._key)
             except CheckpointError as error:
-                logger.warning("%s; a pass of the frozen head will be computed again in the next round", error)
+                logger.warning("%s; a pass of the frozen head will be computed again when it is needed", error)
         return made
 
 

@@ -116,7 +116,7 @@ class PrivateStore:
 
 
 def hashed(name: str) -> str:
-    """Make a file name of a name that came over the network."""
+    """Make a file name of any text, such as a name that came over the network."""
     return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 

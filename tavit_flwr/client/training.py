@@ -14,7 +14,7 @@ from tavit_flwr.client.frozen_passes import FrozenPasses
 from tavit_flwr.client.held import keep
 from tavit_flwr.client.jobs import Result
 from tavit_flwr.client.session import Batches, ClientSession, SessionOutcome
-from tavit_flwr.client.store import PrivateStore
+from tavit_flwr.client.store import PrivateStore, hashed
 from tavit_flwr.client.workshop import Workshop, above, below
 from tavit_flwr.data import BatchStream
 from tavit_flwr.split.optimisers import build_optimiser, learning_rate, load_moments, moments, set_learning_rate
@@ -170,7 +170,12 @@ def period(workshop: Workshop, order: Order) -> int:
 
 
 def passes_of(workshop: Workshop, order: Order) -> FrozenPasses | None:
-    """What this client keeps of its frozen head's passes; None where each batch is drawn anew."""
-    steps = period(workshop, order)
-    key = f"{order.weights} {order.cycle} {order.phase}"
-    return FrozenPasses(steps, _store(workshop, order), key, workshop.device) if steps else None
+    """What this client keeps of its frozen head's passes; None where each batch is drawn anew.
+
+    Other weights, another phase, or images that came or went, call for others.
+    """
+    if not (steps := period(workshop, order)):
+        return None
+    images = hashed("\n".join(workshop.data.train.names))
+    key = f"{order.weights} {order.cycle} {order.phase} {images}"
+    return FrozenPasses(steps, _store(workshop, order), key, workshop.device)

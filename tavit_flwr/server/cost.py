@@ -109,8 +109,7 @@ def estimate(config: TavitConfig) -> Cost:
     shape = step_shape(config)
     batch = shape[0]
     part_bytes, body_bytes = (head.parameters + tail.parameters) * _FLOAT32, body.parameters * _FLOAT32
-    everyone = simulated(config)
-    rounds = [(one, select(everyone, one, 0, config)) for one in plan(config.schedule)]
+    rounds = simulated_rounds(config)
     evaluations = int(config.schedule.evaluate_first) + sum(one.ends_phase for one, _ in rounds)
     steps = client_flop = server_flop = up = down = 0
     for one, chosen in rounds:
@@ -126,7 +125,8 @@ def estimate(config: TavitConfig) -> Cost:
         up += count * 2 * packed_bytes(shape, limits.up)
         down += count * (2 if phase.client_moves else 1) * packed_bytes(shape, limits.down)
     client_flop -= _kept_passes(config, rounds) * batch * head.flop
-    weights = _journeys(config, rounds, evaluators(everyone)) * part_bytes + _loans(config, rounds) * body_bytes
+    journeys = _journeys(config, rounds, evaluators(_simulated(config)))
+    weights = journeys * part_bytes + _loans(config, rounds) * body_bytes
     limits = Limits.of(config.wire, "evaluate")
     window_bytes = sum(packed_bytes((1, *shape[1:]), one) for one in (limits.up, limits.down))
     windows = window_count(*PHOTOGRAPH, config.data.crop, config.evaluation.stride)
@@ -141,7 +141,13 @@ def estimate(config: TavitConfig) -> Cost:
     )  # fmt: skip
 
 
-def simulated(config: TavitConfig) -> list[Participant]:
+def simulated_rounds(config: TavitConfig) -> list[_Round]:
+    """All rounds of a run, each with those who take part."""
+    everyone = _simulated(config)
+    return [(one, select(everyone, one, 0, config)) for one in plan(config.schedule)]
+
+
+def _simulated(config: TavitConfig) -> list[Participant]:
     """Who enrols where as many nodes are simulated as there are clients, and all images are at hand."""
     return [
         Participant(
@@ -187,12 +193,14 @@ def _loans(config: TavitConfig, rounds: Sequence[_Round]) -> int:
 
 
 def _kept_passes(config: TavitConfig, rounds: Sequence[_Round]) -> int:
-    """Client-steps that find the pass of their frozen head, as their batch has come before in the phase."""
+    """Client-steps that find the pass of their frozen head, as their batch has come since heads moved last."""
     period = math.lcm(config.data.fixed_batches, config.wire.minibatches_per_message)
-    steps, computed = Counter[tuple[str, int, str]](), Counter[tuple[str, int, str]]()
+    moved, steps, computed = 0, Counter[tuple[str, int, int]](), Counter[tuple[str, int, int]]()
     for each, chosen in rounds if period else ():
-        if not PHASES[each.phase].client_moves:
-            phases = [(one.client, each.cycle, each.phase) for one in chosen]
+        if PHASES[each.phase].client_moves:
+            moved += 1
+        else:
+            phases = [(one.client, each.cycle, moved) for one in chosen]
             steps.update(dict.fromkeys(phases, each.steps))
             computed |= dict.fromkeys(phases, min(each.steps, period))
     return steps.total() - computed.total()

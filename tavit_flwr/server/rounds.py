@@ -179,7 +179,6 @@ class RoundOpener:
         gatherings: dict[str, Gathering] = {}
         if self.config.compute.batch_waiting and not phase.body_moves:
             gatherings = {one.name: Gathering(one, self.config.wire.step_timeout_s) for one in self.hosts.values()}
-        self.service.at_once = len(gatherings) or at_once(chosen)
         messages = []
         for one in chosen:
             host = self.hosts[one.enrolment.body]
@@ -191,6 +190,7 @@ class RoundOpener:
                 session.steps_done = steps
             order = self._order(opened, one, session, plan, versions.get(one.client, 0))
             messages.append(_message(opened, one, session, order, MessageType.TRAIN))
+        self.service.at_once = len(gatherings) or opened.at_once
         return opened, messages
 
     def evaluate(self, plan: RoundPlan, chosen: Sequence[Participant], weights: Weights) -> tuple[Round, list[Message]]:
@@ -199,13 +199,13 @@ class RoundOpener:
         opened = Round(labels=labels, supply=Supply(weights, self.state.held))
         for host in self.hosts.values():
             host.begin_phase(moves=False)
-        self.service.at_once = at_once(chosen)
         messages = []
         for one in chosen:
             host = self.hosts[one.enrolment.body]
             session = Session(one.client, one.task, host, EVALUATE, 0, carrier=one.enrolment.carrier)
             order = self._order(opened, one, session, plan, 0, pictures=self.config.evaluation.pictures)
             messages.append(_message(opened, one, session, order, MessageType.EVALUATE))
+        self.service.at_once = opened.at_once
         return opened, messages
 
     def _order(

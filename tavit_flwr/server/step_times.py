@@ -13,10 +13,8 @@ from tavit_flwr.config import TavitConfig
 from tavit_flwr.models import build_body, build_head, build_tail, initialise_part
 from tavit_flwr.seeding import generator
 from tavit_flwr.server.body_host import BodyHost
-from tavit_flwr.server.cost import estimate, simulated
+from tavit_flwr.server.cost import estimate, simulated_rounds
 from tavit_flwr.server.initial import preset_of
-from tavit_flwr.server.schedule import plan
-from tavit_flwr.server.selection import select
 from tavit_flwr.split.client_side import head_backward, head_forward, tail_forward_backward, tail_restore
 from tavit_flwr.split.devices import choose_device
 from tavit_flwr.split.optimisers import build_optimiser
@@ -156,9 +154,9 @@ def timed_lines(config: TavitConfig, repeats: int) -> list[str]:
     """Time each kind of phase of a configuration, and say what that makes of the whole run."""
     steps = TimedSteps(config)
     times = {one.kind: steps.time(one.kind, repeats) for one in config.schedule.phases}
-    in_turn_s, apart_s, everyone = 0.0, 0.0, simulated(config)
-    for one in plan(config.schedule):
-        step, clients = times[one.phase], len(select(everyone, one, 0, config))
+    in_turn_s = apart_s = 0.0
+    for one, chosen in simulated_rounds(config):
+        step, clients = times[one.phase], len(chosen)
         in_turn_s += one.steps * clients * (step.client_s + step.server_s)
         if PHASES[one.phase].body_moves:  # the server takes the cohort as one batch, then the clients go on together
             apart_s += one.steps * (step.client_s + clients * step.server_s)
@@ -182,7 +180,8 @@ def timed_lines(config: TavitConfig, repeats: int) -> list[str]:
         _both("evaluation", scoring_in_turn_s, scoring_apart_s),
         _both("together", in_turn_s + scoring_in_turn_s, apart_s + scoring_apart_s),
         "not in these times: reading and degrading images, the wire, averaging"
-        + (f"; evaluation of {', '.join(cost.unknown)}" if cost.unknown else ""),
+        + (f"; evaluation of {', '.join(cost.unknown)}" if cost.unknown else "")
+        + ("; passes of the head that data.fixed_batches spares are in them" if config.data.fixed_batches else ""),
     ]
 
 

@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tavit_flwr.client.frozen_passes import FrozenPass
 from tavit_flwr.client.node import identify
-from tavit_flwr.client.training import batches_of, period
+from tavit_flwr.client.training import batches_of, passes_of, period
 from tavit_flwr.client.workshop import Workshop
+from tavit_flwr.split.client_side import HeadPass
 from tavit_flwr.wire.records import Order
 
 ORDER = Order("", "run", "", "", b"", "stream", "task-agnostic", 1, 1, 6, 0, 1)
@@ -33,6 +35,24 @@ def test_batches_come_again_in_every_round_of_the_phase(workshop):
         assert torch.equal(one(step)[1], other(again)[1])
     assert not torch.equal(one(0)[0], one(1)[0])
     assert not torch.equal(one(0)[0], batches_of(shop, replace(ORDER, cycle=2))(0)[0])
+
+
+def test_other_weights_phases_and_images_call_for_other_passes(workshop):
+    shop, order = workshop("data.fixed_batches=2"), replace(ORDER, weights="key")
+
+    def kept(shop, order):
+        calls = []
+        passes_of(shop, order).of_step(0, lambda step: calls.append(step) or made)
+        return not calls
+
+    image = torch.zeros(1, 3, 4, 4)
+    made = FrozenPass(image, image, HeadPass(image, (), ()))
+    assert [kept(shop, order), kept(shop, replace(order, round=2))] == [False, True]
+    for other in (replace(order, weights="other"), replace(order, cycle=2)):
+        assert [kept(shop, other), kept(shop, other), kept(shop, order)] == [False, True, False]
+    fewer = replace(shop, data=replace(shop.data, train=shop.data.train.only(shop.data.train.names[1:])))
+    assert [kept(shop, order), kept(fewer, order)] == [True, False]
+    assert passes_of(shop, replace(order, phase="task-specific")) is None
 
 
 def test_phases_that_move_the_client_draw_anew(workshop):

@@ -63,6 +63,15 @@ def test_a_frozen_head_passes_once_over_batches_that_come_again(kind, rounds, st
     assert estimate(compose(given)).client_flop == heads * of_head + tails * of_tail
 
 
+def test_passes_of_a_head_that_has_moved_since_are_computed_again():
+    phases = ",".join(
+        f"{{kind: {kind}, rounds: 1, steps: 4}}" for kind in ("task-agnostic", "task-specific", "task-agnostic")
+    )
+    given = [*ONE_STEP, f"schedule.phases=[{phases}]", "data.fixed_batches=2"]
+    of_head, _, of_tail = (part.flop for part in part_costs(preset("paper"), 64))
+    assert estimate(compose(given)).client_flop == (2 + 12 + 2) * of_head + (8 + 12 + 8) * of_tail
+
+
 def test_everything_grows_with_the_schedule_the_batch_and_the_clients():
     one = estimate(compose([*ONE_STEP, _phase("task-specific")]))
     more = compose(
