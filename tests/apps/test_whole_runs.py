@@ -117,6 +117,15 @@ def test_more_clients_than_orders_go_out_ahead_step_one_body_together(fake_grid,
     assert not any(line["left_out"] for line in trained)
 
 
+def test_the_server_shares_its_cores_among_those_at_work(fake_grid, tiny, make_phases, tmp_path, run, monkeypatch):
+    """All three that train; of the two that share their held-out images, the one that evaluates, and the third."""
+    told = []
+    noted = property(lambda _: told[-1], lambda _, count: told.append(count))
+    monkeypatch.setattr(BodyService, "at_once", noted, raising=False)
+    run(tiny("clients=[denoise*2,deblock]", make_phases("task-specific", steps=1)), tmp_path / "out", fake_grid(3))
+    assert told == [0, 3, 2]
+
+
 def test_loss_falls(fake_grid, tiny, tmp_path, run, make_phases):
     run(tiny(make_phases("task-specific", steps=30), "clients=[denoise]"), tmp_path / "out", fake_grid(1))
     line = lines(tmp_path / "out")[0]
